@@ -5,6 +5,8 @@
 
 mod cancel;
 mod hold;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod service;
 
 pub use cancel::{CancelToken, Interrupt};

@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 pub use wire::types::{
-    Attr, Errno, FileKind, Ino, LockKind, LockOwner, LockRange, LockSpace, LockType, ROOT_INO, SetAttr, SetTime, StatFs,
-    Timestamp,
+    Attr, Errno, FileKind, Ino, LockKind, LockOwner, LockRange, LockSpace, LockType, ROOT_INO, SetAttr,
+    SetTime, StatFs, Timestamp,
 };
 
 /// What a service method returns.
@@ -216,6 +216,9 @@ pub struct WriteFlags {
     pub sync: bool,
     /// Clear set-user-ID and set-group-ID (the writer lacks CAP_FSETID).
     pub kill_suidgid: bool,
+    /// A page cache writes back what a mapping dirtied (FUSE_WRITE_CACHE). Never held back while a lease is recalled,
+    /// because the invalidation itself waits for it.
+    pub writeback: bool,
 }
 
 /// Answer to a write: all of it was taken.
@@ -336,8 +339,6 @@ pub struct Recall {
     pub data: Stale,
     /// These names in it, positive or negative. Operations in the directory must go on being served meanwhile.
     pub names: Vec<Box<[u8]>>,
-    /// More names than could be remembered: every name in it.
-    pub all_names: bool,
 }
 
 /// The front end's side of a recall.
@@ -375,7 +376,13 @@ pub trait FileService: 'static {
     async fn rmdir(&self, ctx: &Ctx, dir: Ino, name: &[u8]) -> Result<()>;
     /// Moves a name.
     async fn rename(
-        &self, ctx: &Ctx, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], mode: RenameMode,
+        &self,
+        ctx: &Ctx,
+        dir: Ino,
+        name: &[u8],
+        new_dir: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()>;
 
     /// Opens a file; it lives until the last close, names or not.
@@ -394,15 +401,32 @@ pub trait FileService: 'static {
     async fn read(&self, ctx: &Ctx, ino: Ino, handle: Handle, offset: u64, len: u32) -> Result<ReadData>;
     /// Writes all of `data`.
     async fn write(
-        &self, ctx: &Ctx, ino: Ino, handle: Handle, offset: u64, data: Bytes, flags: WriteFlags,
+        &self,
+        ctx: &Ctx,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: Bytes,
+        flags: WriteFlags,
     ) -> Result<Written>;
     /// Writes at the end of the file, wherever that is when the server runs it.
     async fn append(
-        &self, ctx: &Ctx, ino: Ino, handle: Handle, data: Bytes, flags: WriteFlags,
+        &self,
+        ctx: &Ctx,
+        ino: Ino,
+        handle: Handle,
+        data: Bytes,
+        flags: WriteFlags,
     ) -> Result<Written>;
     /// fallocate(2); `mode` holds FALLOC_FL_* bits.
     async fn fallocate(
-        &self, ctx: &Ctx, ino: Ino, handle: Handle, mode: u32, offset: u64, len: u64,
+        &self,
+        ctx: &Ctx,
+        ino: Ino,
+        handle: Handle,
+        mode: u32,
+        offset: u64,
+        len: u64,
     ) -> Result<Attrs>;
     /// Finds data or a hole.
     async fn seek(&self, ctx: &Ctx, ino: Ino, handle: Handle, offset: u64, whence: Seek) -> Result<u64>;
@@ -414,7 +438,8 @@ pub trait FileService: 'static {
     /// Value of an extended attribute.
     async fn getxattr(&self, ctx: &Ctx, ino: Ino, name: &[u8]) -> Result<Bytes>;
     /// Sets an extended attribute.
-    async fn setxattr(&self, ctx: &Ctx, ino: Ino, name: &[u8], value: Bytes, flags: XattrFlags) -> Result<()>;
+    async fn setxattr(&self, ctx: &Ctx, ino: Ino, name: &[u8], value: Bytes, flags: XattrFlags)
+    -> Result<()>;
     /// Names of the extended attributes, each ended by a NUL.
     async fn listxattr(&self, ctx: &Ctx, ino: Ino) -> Result<Bytes>;
     /// Removes an extended attribute.
@@ -423,7 +448,8 @@ pub trait FileService: 'static {
     async fn statfs(&self, ctx: &Ctx) -> Result<StatFs>;
 
     /// The first lock in the way of `lock`, if any.
-    async fn getlk(&self, ctx: &Ctx, ino: Ino, handle: Handle, lock: LockRequest) -> Result<Option<Conflict>>;
+    async fn getlk(&self, ctx: &Ctx, ino: Ino, handle: Handle, lock: LockRequest)
+    -> Result<Option<Conflict>>;
     /// Takes, converts or gives back a lock. Without `wait` a conflict is EAGAIN; with it, it waits until
     /// `ctx.cancel` fires (EINTR).
     async fn setlk(&self, ctx: &Ctx, ino: Ino, handle: Handle, lock: LockRequest, wait: bool) -> Result<()>;
