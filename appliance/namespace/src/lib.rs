@@ -26,6 +26,9 @@
 //! * Free list: after each device flush `free_work(limit)`, delete the chunks it names, `freed(entry)`.
 //! * Exactly once: `replayed(request)` before executing anything that has a slot.
 
+pub mod leases;
+pub mod locks;
 pub mod op;
+pub mod sessions;
 
 pub use op::{Access, Create, DirEntry, Effect, Op, OpCtx, Outcome, Reply};
