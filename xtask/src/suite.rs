@@ -1,0 +1,78 @@
+//! `test`: every test of the workspace in one run of one runner.
+
+use crate::command::{cargo, has_cargo_command, note, run, step};
+use crate::packages;
+use anyhow::Result;
+use clap::Args;
+use std::path::Path;
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Leave out the end-to-end tests that mount a file system
+    #[arg(long)]
+    pub no_mount: bool,
+    /// Run only tests of these packages
+    #[arg(short, long, value_name = "PACKAGE")]
+    pub package: Vec<String>,
+    /// Only tests whose name contains this
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<String>,
+}
+
+/// Tests whose names start with this mount a file system (`hwtest/tests`).
+const MOUNTING: &str = "mount_";
+
+/// Builds everything, then runs the tests.
+///
+/// # Errors
+/// Something does not build, or a test fails.
+pub fn test(args: &TestArgs) -> Result<()> {
+    packages::ensure(&[packages::DEMO, packages::TESTS])?;
+    let skip_mounting = match obstacle() {
+        _ if args.no_mount => true,
+        None => false,
+        Some(why) => {
+            note(format!("end-to-end tests are skipped: {why}"));
+            true
+        }
+    };
+    let mut scope: Vec<&str> = Vec::new();
+    for p in &args.package {
+        scope.extend(["--package", p]);
+    }
+    if scope.is_empty() {
+        scope.push("--workspace");
+    }
+    step("Building");
+    // End-to-end tests start the programs, so programs and tests are built together, with one choice of features.
+    run(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
+    step("Testing");
+    if has_cargo_command("nextest") {
+        let mut c = cargo();
+        c.args(["nextest", "run", "--no-fail-fast"]).args(&scope);
+        if skip_mounting {
+            c.args(["-E", &format!("not (package(hwtest) & test(/(^|::){MOUNTING}/))")]);
+        }
+        c.args(&args.filter);
+        run(&mut c)
+    } else {
+        let mut c = cargo();
+        c.args(["test", "--no-fail-fast"]).args(&scope).args(&args.filter);
+        if skip_mounting {
+            c.args(["--", "--skip", MOUNTING]);
+        }
+        run(&mut c)
+    }
+}
+
+/// What keeps this machine from mounting, if anything.
+fn obstacle() -> Option<String> {
+    if !Path::new("/dev/fuse").exists() {
+        return Some("there is no /dev/fuse (load the module with `modprobe fuse`)".to_owned());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Some("they need root: daemons, two mounts and several users on one machine".to_owned());
+    }
+    None
+}
