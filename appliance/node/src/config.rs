@@ -339,7 +339,7 @@ impl Memory {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
     key: &'static str,
     value: T,
     least: T,

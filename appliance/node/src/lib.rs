@@ -6,3 +6,4 @@
 pub mod config;
 pub mod histogram;
 pub mod units;
+pub mod volume;
