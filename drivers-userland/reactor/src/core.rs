@@ -88,6 +88,7 @@ pub(crate) struct Core {
     bases: Vec<(u16, u16)>,
     _arenas: Vec<Arena>,
     pub(crate) pool: Rc<BufferRing>,
+    #[expect(clippy::vec_box, reason = "the kernel reads a message where it lies")]
     messages: RefCell<Vec<Box<Message>>>,
     event_armed: Cell<bool>,
     wait: Wait,
@@ -101,7 +102,7 @@ pub(crate) struct Entered;
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.with(|current| current.take());
+        CURRENT.with(RefCell::take);
     }
 }
 
@@ -171,16 +172,16 @@ impl Core {
     // Entries -----------------------------------------------------------------------------------------
 
     /// Takes an operation on; gives it back where the slab is full.
-    pub(crate) fn submit(&self, request: Request) -> Result<Key, Request> {
+    pub(crate) fn submit(&self, request: Request) -> Result<Key, Box<Request>> {
         self.take_on(request, true)
     }
 
     /// Takes on an operation that nobody waits for.
-    pub(crate) fn submit_detached(&self, request: Request) -> Result<Key, Request> {
+    pub(crate) fn submit_detached(&self, request: Request) -> Result<Key, Box<Request>> {
         self.take_on(request, false)
     }
 
-    fn take_on(&self, request: Request, live: bool) -> Result<Key, Request> {
+    fn take_on(&self, request: Request, live: bool) -> Result<Key, Box<Request>> {
         let inserted = self.ops.borrow_mut().insert(request, live);
         match inserted {
             Ok((key, entry)) => {

@@ -6,7 +6,7 @@ use crate::op::{MultiOp, Op, outcome};
 use crate::pool::Provided;
 use crate::request::{Parts, Request};
 use crate::sync;
-use hugepages::Buf;
+use hugepages::{Buf, Bytes};
 use rustix::net::{self, AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -274,7 +274,7 @@ impl TcpStream {
     /// As sendmsg(2).
     pub async fn send_all(&self, parts: impl Into<Parts>) -> io::Result<()> {
         let parts = parts.into();
-        let total: usize = parts.iter().map(|part| part.len()).sum();
+        let total: usize = parts.iter().map(Bytes::len).sum();
         let _turn = self.stream.sending.lock().await;
         if self.stream.torn.get() {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "an earlier send was given up half-way"));

@@ -86,9 +86,9 @@ impl Slab {
     }
 
     /// Takes a request in; gives it back where the slab is full.
-    pub(crate) fn insert(&mut self, request: Request, live: bool) -> Result<(Key, Entry), Request> {
+    pub(crate) fn insert(&mut self, request: Request, live: bool) -> Result<(Key, Entry), Box<Request>> {
         if !self.has_room() {
-            return Err(request);
+            return Err(Box::new(request));
         }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
@@ -252,7 +252,7 @@ impl Op {
     pub(crate) fn new(core: Rc<Core>, request: Request) -> Op {
         let state = match core.submit(request) {
             Ok(key) => State::Flying(key),
-            Err(request) => State::Waiting(Box::new(request)),
+            Err(request) => State::Waiting(request),
         };
         Op { core, state }
     }
@@ -267,7 +267,7 @@ impl Future for Op {
                 Ok(key) => State::Flying(key),
                 Err(request) => {
                     self.core.wait_for_room(cx.waker());
-                    self.state = State::Waiting(Box::new(request));
+                    self.state = State::Waiting(request);
                     return Poll::Pending;
                 }
             },
@@ -312,7 +312,7 @@ pub(crate) struct MultiOp {
 
 impl MultiOp {
     /// Arms it, or gives the request back where the slab is full.
-    pub(crate) fn arm(core: &Rc<Core>, request: Request) -> Result<MultiOp, Request> {
+    pub(crate) fn arm(core: &Rc<Core>, request: Request) -> Result<MultiOp, Box<Request>> {
         let key = core.submit(request)?;
         Ok(MultiOp { core: Rc::clone(core), key })
     }

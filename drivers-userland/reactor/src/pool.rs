@@ -21,8 +21,11 @@ const _: () = assert!(RECV_BUFFERS.is_power_of_two());
 
 /// The memory that the kernel and we share.
 pub(crate) struct BufferRing {
-    entries: Buf,
-    data: Buf,
+    _entries: Buf,
+    _data: Buf,
+    /// Where the two lie: the kernel writes there too, so no reference covers more than one piece.
+    base: *mut BufRingEntry,
+    pieces: *mut u8,
     tail: Cell<u16>,
     /// Buffers that are with us, not with the kernel.
     out: Cell<u16>,
@@ -32,9 +35,13 @@ pub(crate) struct BufferRing {
 
 impl BufferRing {
     pub(crate) fn new() -> Rc<BufferRing> {
+        let mut entries = Buf::heap(usize::from(RECV_BUFFERS) * size_of::<BufRingEntry>());
+        let mut data = Buf::heap(usize::from(RECV_BUFFERS) * RECV_BUFFER);
         let ring = BufferRing {
-            entries: Buf::heap(usize::from(RECV_BUFFERS) * size_of::<BufRingEntry>()),
-            data: Buf::heap(usize::from(RECV_BUFFERS) * RECV_BUFFER),
+            base: entries.as_mut_ptr().cast(),
+            pieces: data.as_mut_ptr(),
+            _entries: entries,
+            _data: data,
             tail: Cell::new(0),
             out: Cell::new(RECV_BUFFERS),
             starved: RefCell::new(Vec::new()),
@@ -47,22 +54,21 @@ impl BufferRing {
 
     /// Address and number of the ring's entries.
     pub(crate) fn memory(&self) -> (u64, u16) {
-        (self.entries.as_ptr() as u64, RECV_BUFFERS)
+        (self.base as u64, RECV_BUFFERS)
     }
 
     /// Offers buffer `id` to the kernel.
     fn give(&self, id: u16) {
         let tail = self.tail.get();
-        let base = self.entries.as_ptr().cast_mut().cast::<BufRingEntry>();
         let at = usize::from(tail & (RECV_BUFFERS - 1));
         // SAFETY: `at` is within the ring, the memory is page-aligned and initialised, and the kernel reads an
         // entry only once the tail has passed it. Its `resv` field, the tail in entry 0, is not touched.
-        let entry = unsafe { &mut *base.add(at) };
-        entry.set_addr(self.data.as_ptr().wrapping_add(usize::from(id) * RECV_BUFFER) as u64);
+        let entry = unsafe { &mut *self.base.wrapping_add(at) };
+        entry.set_addr(self.piece(id) as u64);
         entry.set_len(RECV_BUFFER as u32);
         entry.set_bid(id);
         // SAFETY: `base` is the first entry of the ring.
-        let shared = unsafe { BufRingEntry::tail(base) };
+        let shared = unsafe { BufRingEntry::tail(self.base) };
         self.tail.set(tail.wrapping_add(1));
         // SAFETY: the tail is aligned and lives as long as the ring; only this thread writes it.
         unsafe { AtomicU16::from_ptr(shared.cast_mut()) }.store(self.tail.get(), Release);
@@ -91,9 +97,15 @@ impl BufferRing {
         false
     }
 
+    fn piece(&self, id: u16) -> *mut u8 {
+        self.pieces.wrapping_add(usize::from(id) * RECV_BUFFER)
+    }
+
+    /// Contents of a buffer that is with us.
     fn bytes(&self, id: u16, len: usize) -> &[u8] {
-        let start = usize::from(id) * RECV_BUFFER;
-        &self.data[start..start + len.min(RECV_BUFFER)]
+        // SAFETY: the piece lies within `_data`, is initialised, and the kernel does not write to it before
+        // `Provided`, whose borrow this is, gives it back.
+        unsafe { std::slice::from_raw_parts(self.piece(id), len.min(RECV_BUFFER)) }
     }
 }
 

@@ -57,6 +57,10 @@ impl<T> Sender<T> {
     /// Where the receiver is gone; the value is dropped.
     pub async fn send(&self, value: T) -> Result<(), Closed> {
         let permit = self.inner.room.acquire().await?;
+        // It may have been granted just before the receiver went.
+        if self.is_closed() {
+            return Err(Closed);
+        }
         self.put(value, permit);
         Ok(())
     }

@@ -19,9 +19,9 @@ impl Inner {
         self.call();
     }
 
-    /// Serves the line as far as permits go, strictly in order.
+    /// Serves the line as far as permits go, strictly in order; nobody once it is closed.
     fn call(&self) {
-        loop {
+        while !self.closed.get() {
             let waker = {
                 let mut waiters = self.waiters.borrow_mut();
                 match waiters.first() {
