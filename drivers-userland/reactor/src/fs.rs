@@ -5,7 +5,7 @@ use crate::op::Op;
 use crate::request::{Parts, Request};
 use hugepages::{Buf, Bytes};
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,6 +15,9 @@ use std::rc::Rc;
 
 /// The file's own position, for pipes and character devices.
 const CURRENT: u64 = u64::MAX;
+/// After a read that found nothing, this many wait for data first: a turn of the loop less for each message of
+/// an idle device. Then one tries without, so that a busy device is read at once.
+const DRY_READS: u8 = 15;
 
 /// A descriptor with its slot in the ring's file table. Operations in flight keep it open.
 pub(crate) struct Handle {
@@ -112,6 +115,8 @@ pub struct File {
     handle: Rc<Handle>,
     /// Second descriptor of a block device, which holds it exclusively.
     lock: OnceCell<OwnedFd>,
+    /// Reads to come that wait for data first.
+    dry: Cell<u8>,
 }
 
 impl std::fmt::Debug for File {
@@ -148,7 +153,7 @@ impl File {
     }
 
     fn wrap(fd: OwnedFd) -> File {
-        File { handle: Handle::new(fd), lock: OnceCell::new() }
+        File { handle: Handle::new(fd), lock: OnceCell::new(), dry: Cell::new(0) }
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer at the end of the file.
@@ -171,7 +176,13 @@ impl File {
     /// Reads from a pipe, a socket or a character device, waiting in the ring until there is something.
     /// Several reads may be outstanding; each message goes to one of them.
     pub async fn read(&self, mut buf: Buf) -> (io::Result<usize>, Buf) {
+        let dry = self.dry.get();
+        self.dry.set(dry.saturating_sub(1));
+        let mut wait_first = dry > 0;
         loop {
+            if wait_first && let Err(error) = self.readable().await {
+                return (Err(error), buf);
+            }
             let core = Core::current();
             let all = 0..buf.len();
             let request = Request::read(&core, &self.handle, buf, all, CURRENT, false);
@@ -181,9 +192,10 @@ impl File {
             if !would_block(&count) {
                 return (count, buf);
             }
-            if let Err(error) = self.readable().await {
-                return (Err(error), buf);
+            if !wait_first {
+                self.dry.set(DRY_READS);
             }
+            wait_first = true;
         }
     }
 

@@ -2,7 +2,7 @@
 mod common;
 
 use common::{arena, pattern, run, run_with};
-use hugepages::{Buf, Bytes};
+use hugepages::{Arena, ArenaConfig, Buf, Bytes, PageChoice};
 use reactor::{Config, FallocateFlags, File, OpenOptions, Wait};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,6 +49,26 @@ fn direct_reads_and_writes_use_registered_buffers() {
         assert_eq!(file.capacity().expect("a size"), (5 << 20) + 65536);
     });
     assert_eq!(arena.stats().in_use, 0);
+}
+
+/// With huge pages where the machine has some, and with what stands in for them elsewhere.
+#[test]
+fn the_best_pages_serve_direct_io() {
+    let cfg = ArenaConfig { bytes: 4 << 20, pages: PageChoice::Best };
+    let arena = Arena::new(cfg).expect("memory");
+    println!("pages: {:?}", arena.page_kind());
+    let dir = scratch();
+    run_with(Config { arenas: vec![arena.clone()], ..Config::default() }, async {
+        let options = OpenOptions { direct: true, ..RW };
+        let file = File::open(dir.path().join("data"), &options).await.expect("it can be made");
+        let mut buf = arena.alloc(256 << 10).expect("room");
+        buf.copy_from_slice(&pattern(256 << 10));
+        let (count, data) = file.write_at(buf.freeze(), 0).await;
+        assert_eq!(count.expect("written"), 256 << 10);
+        let (count, buf) = file.read_at(arena.alloc(256 << 10).expect("room"), 0).await;
+        assert_eq!(count.expect("read"), 256 << 10);
+        assert!(*buf == *data);
+    });
 }
 
 #[test]
