@@ -39,6 +39,33 @@ fn two_adaptive_reactors_play_ping_pong() {
 }
 
 #[test]
+fn a_busy_pinned_reactor_hears_timers_threads_and_the_ring() {
+    let (sender, mut receiver) = mail::channel::<u8>(1);
+    let cfg = Config {
+        cpu: Some(0),
+        wait: Wait::Busy,
+        name: "a-name-that-is-too-long".into(),
+        ..Config::default()
+    };
+    let far = std::thread::spawn(move || {
+        run_with(cfg, async {
+            reactor::sleep(Duration::from_millis(2)).await;
+            let name = std::fs::read_to_string("/proc/thread-self/comm").expect("its name");
+            assert_eq!(name, "a-name-that-is-\n");
+            let (near, far) = common::pair().await;
+            near.send_all(vec![hugepages::Bytes::from_static(b"x")]).await.expect("sent");
+            let (done, _) = far.read_exact(hugepages::Buf::heap(1), 0..1).await;
+            done.expect("received");
+            let got = receiver.recv().await;
+            assert_eq!(reactor::stats().sleeps, 0);
+            got
+        })
+    });
+    sender.send_blocking(9).expect("it listens");
+    assert_eq!(far.join().expect("it ends well"), Some(9));
+}
+
+#[test]
 fn foreign_threads_send_through_a_full_queue() {
     let (sender, mut receiver) = mail::channel::<u32>(2);
     let threads: Vec<_> = (0..3)
