@@ -1,0 +1,219 @@
+//! The device's common pool of zones: an atomic bitmap that all cores share.
+//!
+//! It knows which zones are taken, never by whom or what for; owners log what they take and return, and the
+//! pool is rebuilt from them at open. It is closed until every shard has said what it owns.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A device may grow to this many times its size while it is open: the bitmap is allocated for it at open.
+pub const GROW_LIMIT: u64 = 64;
+
+/// Who asks for space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// File data: gets nothing out of the reserve.
+    User,
+    /// Checkpoints, the namespace volume, and what deletions need.
+    System,
+}
+
+/// Why no zone was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Not every shard has been opened.
+    Closed,
+    /// Nothing is left for this class.
+    Empty,
+}
+
+/// Zones of a device, shared between cores.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    taken: Box<[AtomicU64]>,
+    zones: AtomicU32,
+    free: AtomicU32,
+    system: AtomicU32,
+    reserve: AtomicU32,
+    /// Shards that have not said yet what they own.
+    waiting: AtomicU32,
+    hint: AtomicU32,
+}
+
+impl Pool {
+    pub(crate) fn new(zones: u32, reserve: u32, shards: u16) -> Pool {
+        let most = u64::from(zones).saturating_mul(GROW_LIMIT).min(u64::from(u32::MAX));
+        Pool {
+            taken: (0..most.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            zones: zones.into(),
+            free: zones.into(),
+            system: 0.into(),
+            reserve: reserve.into(),
+            waiting: u32::from(shards).into(),
+            hint: 0.into(),
+        }
+    }
+
+    /// Marks a zone that a shard owns according to its log; false if it is out of range or another's.
+    pub(crate) fn claim(&self, zone: u32, class: Class) -> bool {
+        if zone >= self.zones.load(Ordering::Acquire) || !self.set(zone) {
+            return false;
+        }
+        self.free.fetch_sub(1, Ordering::AcqRel);
+        if class == Class::System {
+            self.system.fetch_add(1, Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// A shard has claimed all that it owns.
+    pub(crate) fn opened(&self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn set(&self, zone: u32) -> bool {
+        let bit = 1 << (zone % 64);
+        self.taken[zone as usize / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    /// Zones that user data may still take.
+    pub(crate) fn user_free(&self) -> u32 {
+        let system = self.system.load(Ordering::Acquire);
+        let kept = self.reserve.load(Ordering::Acquire).saturating_sub(system);
+        self.free.load(Ordering::Acquire).saturating_sub(kept)
+    }
+
+    /// Most zones that it can grow to.
+    pub(crate) fn limit(&self) -> u64 {
+        self.taken.len() as u64 * 64
+    }
+
+    /// Zones of the device.
+    pub(crate) fn zones(&self) -> u32 {
+        self.zones.load(Ordering::Acquire)
+    }
+
+    /// Zones that nobody owns.
+    pub(crate) fn free(&self) -> u32 {
+        self.free.load(Ordering::Acquire)
+    }
+
+    /// Takes a zone.
+    pub(crate) fn take(&self, class: Class) -> Result<u32, Refused> {
+        if self.waiting.load(Ordering::Acquire) != 0 {
+            return Err(Refused::Closed);
+        }
+        // The count is taken down first, so that the reserve holds even if all cores ask at once.
+        let kept = |system: u32| match class {
+            Class::User => self.reserve.load(Ordering::Acquire).saturating_sub(system),
+            Class::System => 0,
+        };
+        let got = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| {
+            (free > kept(self.system.load(Ordering::Acquire))).then(|| free - 1)
+        });
+        if got.is_err() {
+            return Err(Refused::Empty);
+        }
+        if class == Class::System {
+            self.system.fetch_add(1, Ordering::AcqRel);
+        }
+        let zones = self.zones.load(Ordering::Acquire);
+        let words = zones.div_ceil(64);
+        let first = self.hint.load(Ordering::Relaxed) / 64 % words.max(1);
+        // The count promised a zone; a return that is under way sets its bit free before it counts it.
+        loop {
+            for i in 0..words {
+                let index = (first + i) % words;
+                let word = &self.taken[index as usize];
+                let mut seen = word.load(Ordering::Acquire);
+                while seen != u64::MAX {
+                    let zone = index * 64 + seen.trailing_ones();
+                    if zone >= zones {
+                        break;
+                    }
+                    let bit = 1 << (zone % 64);
+                    match word.compare_exchange(seen, seen | bit, Ordering::AcqRel, Ordering::Acquire) {
+                        Ok(_) => {
+                            self.hint.store(zone, Ordering::Relaxed);
+                            return Ok(zone);
+                        }
+                        Err(now) => seen = now,
+                    }
+                }
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Gives a zone back.
+    pub(crate) fn put(&self, zone: u32, class: Class) {
+        self.taken[zone as usize / 64].fetch_and(!(1 << (zone % 64)), Ordering::AcqRel);
+        if class == Class::System {
+            self.system.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.free.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Adds the zones of a device that grew; false if it grew beyond [`GROW_LIMIT`].
+    pub(crate) fn grow(&self, zones: u32, reserve: u32) -> bool {
+        if u64::from(zones) > self.limit() {
+            return false;
+        }
+        let before = self.zones.swap(zones, Ordering::AcqRel);
+        self.reserve.store(reserve, Ordering::Release);
+        self.free.fetch_add(zones - before, Ordering::AcqRel);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_for_the_system_only() {
+        let pool = Pool::new(10, 3, 1);
+        assert_eq!(pool.take(Class::System), Err(Refused::Closed));
+        assert!(pool.claim(9, Class::User) && !pool.claim(9, Class::User) && !pool.claim(10, Class::User));
+        pool.opened();
+        let mut got: Vec<u32> = (0..6).map(|_| pool.take(Class::User).expect("room")).collect();
+        assert_eq!(pool.take(Class::User), Err(Refused::Empty));
+        got.extend((0..3).map(|_| pool.take(Class::System).expect("reserve")));
+        assert_eq!(pool.take(Class::System), Err(Refused::Empty));
+        got.sort_unstable();
+        assert_eq!(got, (0..9).collect::<Vec<_>>());
+        pool.put(4, Class::User);
+        assert_eq!(
+            pool.take(Class::User),
+            Ok(4),
+            "the reserve is all taken by the system, so users get this"
+        );
+        assert!(pool.grow(640, 3) && !pool.grow(641, 3));
+        assert_eq!(pool.free(), 630);
+    }
+
+    #[test]
+    fn cores_never_get_the_same_zone() {
+        let pool = Pool::new(1000, 0, 0);
+        let all = std::sync::Mutex::new(Vec::new());
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    let mut mine = Vec::new();
+                    for turn in 0.. {
+                        let Ok(zone) = pool.take(Class::User) else { break };
+                        if turn % 3 == 0 {
+                            pool.put(zone, Class::User);
+                        } else {
+                            mine.push(zone);
+                        }
+                    }
+                    all.lock().expect("no panic").extend(mine);
+                });
+            }
+        });
+        let mut all = all.into_inner().expect("no panic");
+        all.sort_unstable();
+        assert!(all.windows(2).all(|w| w[0] != w[1]));
+        assert_eq!(all.len() as u32 + pool.free(), 1000);
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading a log back: both copies of each group, from an anchor to the end of the chain.
+//!
+//! It repairs a copy from the other and tells a torn tail from damage; it does not know what records mean.
+
+use crate::device::BlockDevice;
+use crate::error::Error;
+use crate::group::{self, Group, Header, Owner};
+use crate::layout::{BLOCK, BLOCK_BYTES, Region};
+use crate::ring::Anchor;
+use crate::signal::join;
+use hugepages::Buf;
+
+/// Blocks read at a time.
+const WINDOW: u64 = 256;
+/// Blocks after the end that are searched for proof that a group is missing: 4 MiB of log, a second or more of
+/// small writes, and a flush comes every second.
+const PROOF: u64 = 1024;
+
+/// A group of the chain and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) header: Header,
+    pub(crate) crc: u32,
+    pub(crate) start: u64,
+    pub(crate) blocks: u64,
+}
+
+/// Reads one log.
+pub(crate) struct Scan<'d, D> {
+    device: &'d D,
+    owner: Owner,
+    rings: [Region; 2],
+    max_group: u64,
+    window: Option<(u64, [Buf; 2])>,
+    /// Copies rewritten from the other.
+    pub(crate) repaired: u64,
+}
+
+impl<'d, D: BlockDevice> Scan<'d, D> {
+    pub(crate) fn new(device: &'d D, owner: Owner, rings: [Region; 2], max_group: u64) -> Scan<'d, D> {
+        Scan { device, owner, rings, max_group, window: None, repaired: 0 }
+    }
+
+    /// Makes the window cover a whole group at `at`, as far as the ring goes; gives the offset within it.
+    async fn load(&mut self, at: u64, blocks: u64) -> usize {
+        let end = self.rings[0].blocks;
+        let need = (at + blocks).min(end);
+        if let Some((start, bufs)) = &self.window
+            && *start <= at
+            && start + (bufs[0].len() / BLOCK) as u64 >= need
+        {
+            return (at - start) as usize * BLOCK;
+        }
+        let len = (end - at).min(blocks.max(WINDOW)) as usize * BLOCK;
+        let [a, b] = self.rings.map(|r| (r.start + at) * BLOCK_BYTES);
+        let (a, b) = join(self.device.read(a, Buf::heap(len)), self.device.read(b, Buf::heap(len))).await;
+        // What can't be read counts as damaged; the other copy may be good.
+        let usable = |(result, mut buf): (std::io::Result<()>, Buf)| {
+            if result.is_err() {
+                buf.fill(0);
+            }
+            buf
+        };
+        self.window = Some((at, [usable(a), usable(b)]));
+        0
+    }
+
+    fn view(&self, copy: usize, offset: usize) -> Option<Group<'_>> {
+        let (_, bufs) = self.window.as_ref()?;
+        group::decode(self.owner, bufs[copy].get(offset..)?)
+    }
+
+    /// Walks the chain from `anchor`; `each` gets every group. Gives the groups in order.
+    pub(crate) async fn walk(
+        &mut self,
+        anchor: Anchor,
+        incarnation: u64,
+        root: u64,
+        mut each: impl FnMut(&Group<'_>) -> Result<(), Error>,
+    ) -> Result<Vec<Found>, Error> {
+        let mut at = anchor;
+        let mut incarnation = incarnation;
+        let mut found: Vec<Found> = Vec::new();
+        'chain: loop {
+            for start in [at.at, 0] {
+                if start >= self.rings[0].blocks {
+                    continue;
+                }
+                let offset = self.load(start, self.max_group).await;
+                let fits = |g: &Group<'_>| {
+                    let h = &g.header;
+                    h.first == at.next && h.prev == at.prev && h.incarnation >= incarnation
+                };
+                let views = [0, 1].map(|copy| self.view(copy, offset).filter(fits));
+                let Some(group) = views.iter().flatten().next() else {
+                    if start == 0 {
+                        break 'chain;
+                    }
+                    continue;
+                };
+                if group.header.root > root {
+                    return Err(self.missing("the newest checkpoint root"));
+                }
+                each(group)?;
+                let bad = views.iter().position(Option::is_none);
+                let place = Found { header: group.header, crc: group.crc, start, blocks: group.blocks };
+                let bytes = bad.and_then(|bad| {
+                    let (_, bufs) = self.window.as_ref()?;
+                    bufs[1 - bad].get(offset..offset + group.blocks as usize * BLOCK).map(Buf::copy_of)
+                });
+                if let (Some(bad), Some(bytes)) = (bad, bytes) {
+                    self.repair(bad, start, bytes).await?;
+                }
+                at = Anchor { next: place.header.last() + 1, at: start + place.blocks, prev: place.crc };
+                incarnation = place.header.incarnation;
+                found.push(place);
+                continue 'chain;
+            }
+            break;
+        }
+        self.prove(at, incarnation, root).await?;
+        Ok(found)
+    }
+
+    async fn repair(&mut self, copy: usize, start: u64, bytes: Buf) -> Result<(), Error> {
+        self.repaired += 1;
+        let at = (self.rings[copy].start + start) * BLOCK_BYTES;
+        self.device.write(at, bytes.freeze()).await.map_err(Error::io("repairing the log"))
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        let [a, b] = self.rings;
+        let name = format!("the log of owner {} at blocks {} and {}", self.owner.owner, a.start, b.start);
+        Error::damaged(name, format!("{what} is missing although later groups prove that it was written"))
+    }
+
+    /// Looks after the end for a group that could only have been written after the missing one was flushed: then
+    /// the end is damage, not the tail that a cut left.
+    async fn prove(&mut self, end: Anchor, incarnation: u64, root: u64) -> Result<(), Error> {
+        let ring = self.rings[0].blocks;
+        let count = ring.min(PROOF);
+        let spans = [
+            (end.at.min(ring), (end.at + count).min(ring)),
+            (0, count.saturating_sub(ring - end.at.min(ring))),
+        ];
+        for (from, to) in spans {
+            let mut at = from;
+            while at < to {
+                let offset = self.load(at, self.max_group).await;
+                let last = [0, 1].map(|copy| self.view(copy, offset));
+                let mut step = 1;
+                for group in last.iter().flatten() {
+                    let h = &group.header;
+                    step = group.blocks;
+                    if h.first < end.next || h.incarnation < incarnation {
+                        continue;
+                    }
+                    if h.root > root {
+                        return Err(self.missing("the newest checkpoint root"));
+                    }
+                    if h.first > end.next && h.flushed >= end.next {
+                        return Err(self.missing(&format!("record {}", end.next)));
+                    }
+                }
+                at += step;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! A shard's dealings with space: allocating, taking and returning zones, reusing what was freed, trimming.
+
+use super::{Freed, Shard, add, offset};
+use crate::device::BlockDevice;
+use crate::error::Error;
+use crate::log::Data;
+use crate::pool::{Class, Refused};
+use crate::record::Record;
+use crate::zones::{Run, Runs};
+
+/// Runs shorter than this (64 KiB) are not trimmed: flash frees whole erase blocks, and a command for each 4 KiB
+/// costs more than it brings.
+const TRIM_BLOCKS: u32 = 16;
+
+impl<D: BlockDevice> Shard<D> {
+    /// Blocks for a change. Nothing may be awaited between this and submitting the record.
+    pub(super) async fn allocate(&self, class: Class, want: u32) -> Result<Runs, Error> {
+        if want == 0 {
+            return Ok(Runs::new());
+        }
+        // Twice for readers that keep freed blocks busy; a third time would find the same.
+        for attempt in 0..3 {
+            self.reclaim();
+            loop {
+                if let Some(run) = self.0.core.borrow_mut().zones.alloc(class, want) {
+                    return Ok(Runs::from_slice(&[run]));
+                }
+                match self.take_zone(class) {
+                    Ok(()) => {}
+                    Err(Refused::Closed) => return Err(Error::NotOpen),
+                    Err(Refused::Empty) => break,
+                }
+            }
+            let mut core = self.0.core.borrow_mut();
+            if let Some(runs) = core.zones.alloc_pieces(class, want) {
+                return Ok(runs);
+            }
+            if class == Class::System
+                && let Some(runs) = core.zones.alloc_pieces(Class::User, want)
+            {
+                return Ok(runs);
+            }
+            let hope = !core.freed.is_empty() || !core.returned.is_empty();
+            drop(core);
+            if !hope || attempt == 2 {
+                break;
+            }
+            self.flush().await?;
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// Takes a zone of the pool and logs it; it can be used at once, because its record comes first.
+    pub(super) fn take_zone(&self, class: Class) -> Result<(), Refused> {
+        let zone = self.0.shared.pool.take(class)?;
+        self.0.core.borrow_mut().zones.add(zone, class, None, false);
+        self.0.takes.set(self.0.takes.get() + 1);
+        let this = self.clone();
+        self.submit(Record::ZoneTake { zone, class }, Data::new(), true, move |_| {
+            this.0.takes.set(this.0.takes.get() - 1);
+            this.0.waiters.wake_all();
+        });
+        Ok(())
+    }
+
+    /// Lets freed blocks be reused whose records are flushed and which no read under way may still want.
+    pub(super) fn reclaim(&self) {
+        let flushed = self.0.log.flushed();
+        let reads = self.0.reads.first.get();
+        let mut free: Vec<Run> = Vec::new();
+        {
+            let mut core = self.0.core.borrow_mut();
+            while let Some(Freed { run, .. }) =
+                core.freed.pop_front_if(|f| f.seq <= flushed && f.reads <= reads)
+            {
+                free.push(run);
+            }
+            while let Some((_, zone, class)) = core.returned.pop_front_if(|(seq, ..)| *seq <= flushed) {
+                self.0.shared.pool.put(zone, class);
+            }
+        }
+        if free.is_empty() {
+            return;
+        }
+        if self.0.device.wants_trim() {
+            self.trim(free);
+        } else {
+            self.release(&free);
+        }
+    }
+
+    /// Gives blocks out again; zones that this empties go back to the pool.
+    pub(super) fn release(&self, runs: &[Run]) {
+        let mut empty = Vec::new();
+        {
+            let mut core = self.0.core.borrow_mut();
+            for &run in runs {
+                if let Some(zone) = core.zones.release(run) {
+                    empty.push(zone);
+                }
+            }
+        }
+        if self.writable().is_err() {
+            return;
+        }
+        for zone in empty {
+            let closed = self.0.core.borrow_mut().zones.close_empty(zone);
+            if closed.is_some() {
+                self.submit(Record::ZoneReturn { zone }, Data::new(), true, |_| {});
+            }
+        }
+    }
+
+    /// Trims what is worth it, then releases all.
+    fn trim(&self, mut runs: Vec<Run>) {
+        runs.sort_unstable();
+        let mut merged: Vec<Run> = Vec::new();
+        for run in &runs {
+            match merged.last_mut() {
+                Some(last) if last.start + u64::from(last.count) == run.start => last.count += run.count,
+                _ => merged.push(*run),
+            }
+        }
+        merged.retain(|r| r.count >= TRIM_BLOCKS);
+        if merged.is_empty() {
+            return self.release(&runs);
+        }
+        let this = self.clone();
+        self.0.trimming.set(self.0.trimming.get() + 1);
+        (self.0.spawner)(Box::pin(async move {
+            for run in merged {
+                // Advice to the device: failing it loses nothing.
+                if this.0.device.trim(offset(run.start), offset(u64::from(run.count))).await.is_ok() {
+                    add(&this.0.counters.trimmed_blocks, u64::from(run.count));
+                }
+            }
+            this.release(&runs);
+            this.0.trimming.set(this.0.trimming.get() - 1);
+            this.0.waiters.wake_all();
+        }));
+    }
+}

@@ -1,0 +1,158 @@
+//! Waiting within one thread: conditions, results, and two futures at once.
+//!
+//! Needs no executor of its own and no ring, so that the store runs under the simulator.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// A boxed task, to be run to its end by whoever spawns it.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Runs tasks on this thread: `reactor::spawn`, or the simulator's executor.
+pub type Spawner = Rc<dyn Fn(Task)>;
+
+/// Tasks that wait for a condition.
+#[derive(Default, Debug)]
+pub(crate) struct Waiters(RefCell<Vec<Waker>>);
+
+impl Waiters {
+    pub(crate) fn wake_all(&self) {
+        for waker in self.0.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends when `done` says so; it is asked now and after each `wake_all`.
+    pub(crate) async fn until(&self, mut done: impl FnMut() -> bool) {
+        poll_fn(|cx| {
+            if done() {
+                return Poll::Ready(());
+            }
+            let mut wakers = self.0.borrow_mut();
+            if !wakers.last().is_some_and(|w| w.will_wake(cx.waker())) {
+                wakers.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// A value that another task will give.
+pub(crate) struct Promise<T>(Rc<(Cell<Option<T>>, Cell<Option<Waker>>)>);
+
+impl<T> Clone for Promise<T> {
+    fn clone(&self) -> Self {
+        Promise(Rc::clone(&self.0))
+    }
+}
+
+impl<T> Promise<T> {
+    pub(crate) fn new() -> Promise<T> {
+        Promise(Rc::new((Cell::new(None), Cell::new(None))))
+    }
+
+    pub(crate) fn give(&self, value: T) {
+        self.0.0.set(Some(value));
+        if let Some(waker) = self.0.1.take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) async fn get(&self) -> T {
+        poll_fn(|cx| match self.0.0.take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                self.0.1.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// Runs two futures at once.
+pub(crate) async fn join<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> (A, B) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut got_a, mut got_b) = (None, None);
+    poll_fn(|cx| {
+        if got_a.is_none()
+            && let Poll::Ready(v) = a.as_mut().poll(cx)
+        {
+            got_a = Some(v);
+        }
+        if got_b.is_none()
+            && let Poll::Ready(v) = b.as_mut().poll(cx)
+        {
+            got_b = Some(v);
+        }
+        if got_a.is_some() && got_b.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    match (got_a, got_b) {
+        (Some(a), Some(b)) => (a, b),
+        _ => unreachable!("both are there when the poll is ready"),
+    }
+}
+
+/// Runs a few futures at once, at most `width` at a time; results in the order of the input.
+pub(crate) async fn join_all<F: Future>(
+    futures: impl IntoIterator<Item = F>,
+    width: usize,
+) -> Vec<F::Output> {
+    let mut source = futures.into_iter();
+    let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
+    let mut results: Vec<Option<F::Output>> = Vec::new();
+    poll_fn(|cx| {
+        loop {
+            while running.len() < width
+                && let Some(f) = source.next()
+            {
+                running.push((results.len(), Box::pin(f)));
+                results.push(None);
+            }
+            let before = running.len();
+            running.retain_mut(|(i, f)| match f.as_mut().poll(cx) {
+                Poll::Ready(v) => {
+                    results[*i] = Some(v);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() && before == 0 {
+                return Poll::Ready(());
+            }
+            if running.len() == before {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
+
+/// Lets other tasks run once.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs two futures until the first of them ends.
+pub(crate) async fn join_first(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|cx| {
+        let ended = a.as_mut().poll(cx).is_ready() || b.as_mut().poll(cx).is_ready();
+        if ended { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}

@@ -1,0 +1,1 @@
+//! Flipped bits, I/O errors, damaged superblocks.

@@ -1,0 +1,1 @@
+//! Full devices, full logs, growing.
