@@ -1,0 +1,147 @@
+//! Entry of `hwtest`.
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use hwtest::battery;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Checks of a ClaudeFS mount, or of any other file system.
+#[derive(Debug, Parser)]
+#[command(name = "hwtest", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run random operations over several processes and compare every answer with a model
+    Model(ModelArgs),
+    /// Run the smoke battery: quick checks, and with --work real work of git, sqlite, tar, rsync, cc, mkfs
+    Smoke {
+        /// A directory on the file system.
+        #[arg(long = "on", value_name = "DIR")]
+        dir: PathBuf,
+        /// Also the checks that take seconds each
+        #[arg(long)]
+        work: bool,
+    },
+    /// Check that two mounts of one directory agree, then let both work in one directory
+    Pair(PairArgs),
+    /// Run the pjdfstest crate on a reference (ext4) and here, and compare case by case
+    Pjdfstest(PjdfstestArgs),
+    /// Do what a model's driver says on standard input (started by `model`)
+    #[command(hide = true)]
+    Worker {
+        /// The directory under test.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// A directory on the file system; give it once for each mount of the same directory
+    #[arg(long = "on", required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// Operations to run
+    #[arg(long, default_value_t = 100_000)]
+    ops: u64,
+    /// Seed: the same seed gives the same run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Worker processes, spread over the directories in turn
+    #[arg(long, default_value_t = 4)]
+    workers: usize,
+}
+
+#[derive(Debug, Args)]
+struct PairArgs {
+    /// The directory through one mount, then through the other
+    #[arg(long = "on", required = true, value_name = "DIR", num_args = 1)]
+    dirs: Vec<PathBuf>,
+    /// How long both create, rename and stat in one directory
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+#[derive(Debug, Args)]
+struct PjdfstestArgs {
+    /// The directory under test
+    #[arg(long = "on", value_name = "DIR")]
+    dir: PathBuf,
+    /// A directory of the reference, an ext4
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    reference: PathBuf,
+    /// Where the program is installed
+    #[arg(long, value_name = "DIR", default_value = "target/tools")]
+    tools: PathBuf,
+    /// Only cases whose names contain one of these
+    filter: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Smoke { dir, work } => {
+            battery::run(&dir, battery::QUICK)?;
+            if work { battery::run(&dir, battery::WORK) } else { Ok(()) }
+        }
+        Task::Pair(args) => pair(&args),
+        Task::Pjdfstest(args) => pjdfstest(&args),
+        Task::Model(args) => model(args),
+        Task::Worker { dir } => hwtest::model::worker::serve(&dir),
+    }
+}
+
+fn model(args: ModelArgs) -> Result<()> {
+    let summary = hwtest::model::run(&hwtest::model::Plan {
+        program: std::env::current_exe()?,
+        dirs: args.dirs,
+        workers: args.workers.max(1),
+        ops: args.ops,
+        seed: args.seed,
+        patience: Duration::from_secs(120),
+        progress: true,
+    })?;
+    println!(
+        "{} operations agree with the model ({} of them refused, as they should be); {} whole trees compared",
+        summary.ops, summary.refused, summary.sweeps
+    );
+    for (kind, n) in &summary.by_kind {
+        println!("  {kind:<14}{n:>9}");
+    }
+    Ok(())
+}
+
+fn pair(args: &PairArgs) -> Result<()> {
+    let [a, b] = args.dirs.as_slice() else { bail!("give --on twice: the directory through each mount") };
+    battery::pairs::run(a, b)?;
+    let own = format!("contended-{}", std::process::id());
+    std::fs::create_dir(a.join(&own))?;
+    let time = Duration::from_secs(args.seconds);
+    let rounds = battery::pairs::contend(&a.join(&own), &b.join(&own), time, Duration::from_secs(10))?;
+    std::fs::remove_dir_all(a.join(&own))?;
+    println!("ok      {rounds} rounds of both in one directory without a stall");
+    Ok(())
+}
+
+fn pjdfstest(args: &PjdfstestArgs) -> Result<()> {
+    let program = hwtest::pjdfstest::install(&args.tools)?;
+    let comparison = hwtest::pjdfstest::compare(&program, &args.reference, &args.dir, &args.filter)?;
+    print!("{comparison}");
+    match comparison.worse().len() {
+        0 => Ok(()),
+        n => bail!("{n} cases pass on the reference and not in {}", args.dir.display()),
+    }
+}
