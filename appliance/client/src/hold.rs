@@ -3,6 +3,7 @@
 //! A [`Counter`] belongs to one inode's lease; a [`Hold`] keeps up to two of them (directory and inode) above zero
 //! until the reply that it travels with has been written. Must not know leases.
 
+use crate::gate::Pass;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
@@ -48,33 +49,55 @@ impl Counter {
 /// Travels with a reply that may be cached. Drop it when the reply has been written (or given up), not before and not
 /// much later: recalls wait for it.
 #[derive(Debug, Default)]
-pub struct Hold([Option<Rc<Counter>>; 2]);
+pub struct Hold {
+    counters: [Option<Rc<Counter>>; 2],
+    /// Inodes of a directory page.
+    many: Vec<Rc<Counter>>,
+    /// Read or written data, which a kernel caches.
+    pass: Option<Rc<Pass>>,
+}
 
 impl Hold {
     /// Holds nothing.
     #[must_use]
     pub const fn none() -> Self {
-        Self([None, None])
+        Self { counters: [None, None], many: Vec::new(), pass: None }
     }
     /// Holds one or two counters.
     pub(crate) fn new(first: Option<Rc<Counter>>, second: Option<Rc<Counter>>) -> Self {
         for counter in [&first, &second].into_iter().flatten() {
             counter.up();
         }
-        Self([first, second])
+        Self { counters: [first, second], many: Vec::new(), pass: None }
+    }
+    /// Holds one more.
+    pub(crate) fn push(&mut self, counter: Rc<Counter>) {
+        counter.up();
+        self.many.push(counter);
+    }
+    /// Holds a passage of data that others hold, too.
+    pub(crate) fn shared(pass: Option<Rc<Pass>>) -> Self {
+        Self { counters: [None, None], many: Vec::new(), pass }
+    }
+    /// Holds a passage of data.
+    pub(crate) fn data(pass: Option<Pass>) -> Self {
+        Self { counters: [None, None], many: Vec::new(), pass: pass.map(Rc::new) }
     }
 }
 
 impl Clone for Hold {
     fn clone(&self) -> Self {
-        let [a, b] = &self.0;
-        Self::new(a.clone(), b.clone())
+        let [a, b] = &self.counters;
+        let mut clone = Self::new(a.clone(), b.clone());
+        self.many.iter().for_each(|c| clone.push(Rc::clone(c)));
+        clone.pass.clone_from(&self.pass);
+        clone
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        for counter in self.0.iter().flatten() {
+        for counter in self.counters.iter().flatten().chain(&self.many) {
             counter.down();
         }
     }

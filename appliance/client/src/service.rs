@@ -355,7 +355,7 @@ pub trait FileService: 'static {
     /// Who is told of recalls. To be set before the first operation; without one nothing gets a lifetime above zero.
     fn set_invalidator(&self, invalidator: Rc<dyn Invalidator>);
 
-    /// Finds a name. "." and ".." are not names here, except that ".." of a directory leads to its parent.
+    /// Finds a name. "." and ".." are not names here (EINVAL).
     async fn lookup(&self, ctx: &Ctx, dir: Ino, name: &[u8]) -> Result<Found>;
     /// A hint: the front end forgot `n` of the entries it was given for this inode; its lease may go back.
     fn forget(&self, ino: Ino, n: u64);

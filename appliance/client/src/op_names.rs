@@ -1,0 +1,336 @@
+//! Operations on names: lookup, creation, links, removal, rename, listing.
+//!
+//! A name gets a lifetime in the kernel only under an exclusive lease of its directory, and only where no change of this
+//! client's own ran beside the request: two answers may arrive in the other order than they were made.
+
+use crate::core::{Core, cred};
+use crate::hold::{Counter, Hold};
+use crate::leases::{Cover, Since};
+use crate::names::Name;
+use crate::opens::{MAX_HANDLES, Open, wire_flags};
+use crate::rpc::Outgoing;
+use crate::service::{
+    Create, Created, Ctx, DirEntry, DirPage, Entry, Found, Handle, Ino, IoMode, OpenFlags, RenameMode,
+    Result, TTL_LEASED,
+};
+use crate::stats::Op;
+use hugepages::Bytes;
+use smallvec::SmallVec;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use wire::message::{self, CreateFlags, DirEntries, RenameFlags};
+use wire::types::{Attr, Errno, Grant, LeaseMode};
+
+/// Longest name in bytes.
+const NAME_MAX: usize = 255;
+
+/// Bytes of a directory page asked for at most.
+const PAGE_MAX: u32 = wire::limits::MAX_PAYLOAD as u32;
+
+/// An own change of names, from before it is sent until it has been answered.
+pub(crate) struct Change {
+    core: Rc<Core>,
+    dirs: SmallVec<[Ino; 2]>,
+}
+
+impl Change {
+    fn new(core: &Core, names: &[(Ino, &[u8])]) -> Option<Rc<Self>> {
+        let core = core.me.upgrade()?;
+        let mut table = core.table.borrow_mut();
+        names.iter().for_each(|(dir, name)| table.change_begins(*dir, name));
+        drop(table);
+        let dirs = names.iter().map(|(dir, _)| *dir).collect();
+        Some(Rc::new(Self { core, dirs }))
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        let mut table = self.core.table.borrow_mut();
+        self.dirs.iter().for_each(|dir| table.change_ends(*dir));
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    wire::check_name(name).map_err(|_| Errno::EINVAL)
+}
+
+impl Core {
+    pub(crate) async fn lookup(&self, ctx: &Ctx, dir: Ino, name: &[u8]) -> Result<Found> {
+        check_name(name)?;
+        let (known, cover, since, blank) = {
+            let mut table = self.table.borrow_mut();
+            let (known, cover) = table.name(dir, name);
+            (known, cover, table.since(dir), table.blank())
+        };
+        match known {
+            Name::Absent => {
+                self.stats.cached(Op::Lookup);
+                return Ok(self.absent(dir, name, cover));
+            }
+            Name::Leads(ino) => {
+                let attr = {
+                    let mut table = self.table.borrow_mut();
+                    table.attr(ino).map(|a| (a, table.cover(ino)))
+                };
+                if let Some((attr, inode)) = attr {
+                    self.stats.cached(Op::Lookup);
+                    return Ok(Found::Entry(self.named(dir, name, cover, attr, inode)));
+                }
+            }
+            Name::Unknown => {}
+        }
+        match self.ask(ctx, Outgoing::new(message::Lookup { dir, name })).await {
+            Ok(reply) => {
+                let e = self.decode::<message::Lookup<'_>>(&reply)?;
+                let dir_cover = self.cover_of_dir(dir, since, &e.dir_grant, 0);
+                let cover = self.learn(&e.attr, blank, &e.grant);
+                Ok(Found::Entry(self.named(dir, name, dir_cover, e.attr, cover)))
+            }
+            Err(Errno::ENOENT) => {
+                let cover = self.cover_of_dir(dir, since, &Grant::none(), 0);
+                Ok(self.absent(dir, name, cover))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What covers names of `dir` in a reply; `mine` own changes of it are under way on this request's behalf.
+    fn cover_of_dir(&self, dir: Ino, since: Since, grant: &Grant, mine: u32) -> Cover {
+        let mut table = self.table.borrow_mut();
+        let cover = table.settle(dir, since, grant);
+        if table.undisturbed(dir, since, mine) { cover } else { LeaseMode::None }
+    }
+
+    /// An entry, remembered under `dir_cover`.
+    fn named(&self, dir: Ino, name: &[u8], dir_cover: Cover, attr: Attr, cover: Cover) -> Entry {
+        let kernel = dir_cover == LeaseMode::Exclusive && self.caches();
+        let what = Name::Leads(attr.ino());
+        let kept = self.table.borrow_mut().put_name(dir, name, what, dir_cover, kernel);
+        self.entry(attr, cover, (kept && kernel).then_some(dir))
+    }
+
+    fn absent(&self, dir: Ino, name: &[u8], cover: Cover) -> Found {
+        let kernel = cover == LeaseMode::Exclusive && self.caches();
+        let mut table = self.table.borrow_mut();
+        let kept = table.put_name(dir, name, Name::Absent, cover, kernel);
+        if !(kept && kernel) {
+            return Found::Absent { entry_ttl: Duration::ZERO, hold: Hold::none() };
+        }
+        let out: Rc<Counter> = table.names_out(dir);
+        Found::Absent { entry_ttl: TTL_LEASED, hold: Hold::new(Some(out), None) }
+    }
+
+    pub(crate) async fn create(&self, ctx: &Ctx, dir: Ino, name: &[u8], c: Create<'_>) -> Result<Created> {
+        let name = if c.tmpfile { &b""[..] } else { name };
+        if !c.tmpfile {
+            check_name(name)?;
+        }
+        if c.open.is_some() && self.opens.borrow().len() >= MAX_HANDLES {
+            return Err(Errno::ENFILE);
+        }
+        let mut flags = CreateFlags::none();
+        for (on, flag) in [
+            (c.open.is_some(), CreateFlags::OPEN),
+            (c.exclusive, CreateFlags::EXCL),
+            (c.tmpfile, CreateFlags::TMPFILE),
+        ] {
+            flags = if on { flags | flag } else { flags };
+        }
+        let open = c.open.unwrap_or_default();
+        let (since, blank) = self.before(dir);
+        let names = [(dir, name)];
+        let change = Change::new(self, if c.tmpfile { &[] } else { &names });
+        let mut out = Outgoing::new(message::Create {
+            dir,
+            mode: c.mode,
+            umask: ctx.umask & 0o777,
+            rdev: c.rdev,
+            cred: cred(ctx),
+            flags,
+            open_flags: wire_flags(open, false),
+            name,
+            target: c.target,
+        });
+        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
+        let reply = self.ask(ctx, out).await?;
+        let made = self.decode::<message::Create<'_>>(&reply)?;
+        let dir_cover = self.cover_of_dir(dir, since, &made.dir_grant, 1);
+        let cover = self.learn(&made.attr, blank, &made.grant);
+        let entry = if c.tmpfile {
+            self.entry(made.attr, cover, None)
+        } else {
+            self.named(dir, name, dir_cover, made.attr, cover)
+        };
+        drop(change);
+        let opened = c.open.filter(|_| made.handle != 0);
+        let opened = opened.map(|flags| self.keep_open(ctx, &made.attr, flags, made.handle, made.io_mode));
+        Ok(Created { entry, opened, existed: made.existed })
+    }
+
+    fn before(&self, dir: Ino) -> (Since, Since) {
+        let table = self.table.borrow();
+        (table.since(dir), table.blank())
+    }
+
+    /// A handle of the server becomes one of ours.
+    pub(crate) fn keep_open(
+        &self,
+        ctx: &Ctx,
+        attr: &Attr,
+        flags: OpenFlags,
+        remote: u64,
+        io: message::IoMode,
+    ) -> (Handle, IoMode) {
+        let io = match io {
+            message::IoMode::Cached if !flags.direct && self.caches() => IoMode::Cached,
+            _ => IoMode::Direct,
+        };
+        let ino = attr.ino();
+        self.table.borrow_mut().opened(ino, 1, flags.write);
+        let open = Open {
+            ino,
+            flags,
+            cred: cred(ctx),
+            io,
+            remote: Cell::new(remote),
+            object: Cell::new(attr.object()),
+            dead: Cell::new(None),
+            closed: Cell::new(false),
+            busy: Rc::default(),
+        };
+        (self.opens.borrow_mut().insert(open), io)
+    }
+
+    pub(crate) async fn link(&self, ctx: &Ctx, ino: Ino, dir: Ino, name: &[u8]) -> Result<Entry> {
+        check_name(name)?;
+        let (since, blank) = self.before(dir);
+        let change = Change::new(self, &[(dir, name)]);
+        let mut out = Outgoing::new(message::Link { ino, dir, name });
+        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
+        let reply = self.ask(ctx, out).await?;
+        let e = self.decode::<message::Link<'_>>(&reply)?;
+        let dir_cover = self.cover_of_dir(dir, since, &e.dir_grant, 1);
+        let cover = self.learn(&e.attr, blank, &e.grant);
+        Ok(self.named(dir, name, dir_cover, e.attr, cover))
+    }
+
+    pub(crate) async fn remove(&self, ctx: &Ctx, dir: Ino, name: &[u8], is_dir: bool) -> Result<()> {
+        check_name(name)?;
+        let (since, _) = self.before(dir);
+        let change = Change::new(self, &[(dir, name)]);
+        let mut out = if is_dir {
+            Outgoing::new(message::Rmdir { dir, name })
+        } else {
+            Outgoing::new(message::Unlink { dir, name })
+        };
+        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
+        let reply = self.ask(ctx, out).await?;
+        // Rmdir and Unlink have the same answer.
+        let removed = self.decode::<message::Unlink<'_>>(&reply)?;
+        let cover = self.cover_of_dir(dir, since, &removed.dir_grant, 1);
+        let mut table = self.table.borrow_mut();
+        table.put_name(dir, name, Name::Absent, cover, false);
+        table.forget_attr(removed.ino);
+        drop(table);
+        drop(change);
+        Ok(())
+    }
+
+    pub(crate) async fn rename(
+        &self,
+        ctx: &Ctx,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        check_name(from.1)?;
+        check_name(to.1)?;
+        let flags = match mode {
+            RenameMode::Replace => RenameFlags::none(),
+            RenameMode::NoReplace => RenameFlags::NOREPLACE,
+            RenameMode::Exchange => RenameFlags::EXCHANGE,
+        };
+        let (since, new_since) = {
+            let table = self.table.borrow();
+            (table.since(from.0), table.since(to.0))
+        };
+        let change = Change::new(self, &[from, to]);
+        let mut out = Outgoing::new(message::Rename {
+            dir: from.0,
+            new_dir: to.0,
+            flags,
+            name: from.1,
+            new_name: to.1,
+        });
+        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
+        let reply = self.ask(ctx, out).await?;
+        let done = self.decode::<message::Rename<'_>>(&reply)?;
+        let mine = if from.0 == to.0 { 2 } else { 1 };
+        let cover = self.cover_of_dir(from.0, since, &done.dir_grant, mine);
+        let new_cover = self.cover_of_dir(to.0, new_since, &done.new_dir_grant, mine);
+        let mut table = self.table.borrow_mut();
+        // Two names of one inode: rename(2) does nothing, and both stay. What is not sure is not remembered.
+        let same = done.moved == done.replaced;
+        let left = match mode {
+            _ if same => Name::Unknown,
+            RenameMode::Exchange => Name::Leads(done.replaced),
+            _ => Name::Absent,
+        };
+        table.put_name(from.0, from.1, left, cover, false);
+        let arrived = if same { Name::Unknown } else { Name::Leads(done.moved) };
+        table.put_name(to.0, to.1, arrived, new_cover, false);
+        table.forget_attr(done.moved);
+        table.forget_attr(done.replaced);
+        drop(table);
+        drop(change);
+        Ok(())
+    }
+
+    pub(crate) async fn readdir(
+        &self,
+        ctx: &Ctx,
+        dir: Ino,
+        cookie: u64,
+        max: u32,
+        plus: bool,
+    ) -> Result<DirPage> {
+        let (since, blank) = self.before(dir);
+        let max = max.clamp(message::MAX_DIR_ENTRY as u32, PAGE_MAX);
+        let reply = self.ask(ctx, Outgoing::new(message::ReadDir { dir, cookie, max, plus })).await?;
+        let page = self.decode::<message::ReadDir>(&reply)?;
+        let dir_cover = self.cover_of_dir(dir, since, &page.dir_grant, 0);
+        let names_live = dir_cover == LeaseMode::Exclusive && self.caches();
+        let mut entries = Vec::new();
+        let mut hold = Hold::none();
+        if names_live {
+            hold.push(self.table.borrow_mut().names_out(dir));
+        }
+        let start = reply.payload.as_ptr() as usize;
+        for entry in DirEntries::new(&reply.payload) {
+            let e = entry.map_err(|error| {
+                tracing::error!(ino = dir.0, %error, "the server's directory page is malformed");
+                Errno::EIO
+            })?;
+            let plus = e.plus.map(|p| {
+                let cover = self.learn(&p.attr, blank, &p.grant);
+                let mut table = self.table.borrow_mut();
+                let kept = names_live && table.put_name(dir, e.name, Name::Leads(e.ino), dir_cover, true);
+                let live = cover != LeaseMode::None && self.caches();
+                if live {
+                    hold.push(table.attrs_out(e.ino));
+                }
+                let ttl = |on| if on { TTL_LEASED } else { Duration::ZERO };
+                (p.attr, ttl(live), ttl(kept))
+            });
+            let at = e.name.as_ptr() as usize - start;
+            let name: Bytes = reply.payload.slice(at..at + e.name.len());
+            entries.push(DirEntry { ino: e.ino, cookie: e.cookie, kind: e.kind, name, plus });
+        }
+        Ok(DirPage { entries, eof: page.eof, hold })
+    }
+}

@@ -1,0 +1,118 @@
+//! What is answered without the server, and what gets a lifetime.
+
+use super::fake::Fake;
+use crate::service::*;
+use std::rc::Rc;
+use std::time::Duration;
+use wire::Opcode;
+use wire::types::{LeaseMode, Status};
+
+/// Never has anything to do.
+pub(super) struct Quiet;
+
+impl Invalidator for Quiet {
+    fn invalidate(&self, _: Recall) -> LocalFuture<()> {
+        Box::pin(async {})
+    }
+}
+
+fn with_file() -> (Rc<Fake>, crate::Client) {
+    let fake = Fake::new();
+    fake.model.borrow_mut().add(Ino(5), FileKind::Regular, b"hello");
+    fake.model.borrow_mut().name(ROOT_INO, b"f", Ino(5));
+    let client = fake.client();
+    client.set_invalidator(Rc::new(Quiet));
+    (fake, client)
+}
+
+#[test]
+fn an_exclusive_directory_answers_by_itself_and_gives_names_a_lifetime() {
+    let (fake, client) = with_file();
+    let ctx = Ctx::default();
+    for _ in 0..2 {
+        let e = fake.run(client.lookup(&ctx, ROOT_INO, b"f")).and_then(Found::entry).expect("it is there");
+        assert_eq!((e.entry_ttl, e.attr_ttl), (TTL_LEASED, TTL_LEASED));
+        fake.run(client.getattr(&ctx, Ino(5))).expect("it is cached");
+    }
+    for _ in 0..2 {
+        let none = fake.run(client.lookup(&ctx, ROOT_INO, b"g")).expect("an answer");
+        assert!(matches!(none, Found::Absent { entry_ttl: TTL_LEASED, .. }));
+    }
+    let model = fake.model.borrow();
+    assert_eq!((model.count(Opcode::Lookup), model.count(Opcode::GetAttr)), (2, 0));
+}
+
+#[test]
+fn a_shared_directory_answers_by_itself_but_the_kernel_asks_each_time() {
+    let (fake, client) = with_file();
+    fake.model.borrow_mut().grants = LeaseMode::Shared;
+    let ctx = Ctx::default();
+    for _ in 0..2 {
+        let e = fake.run(client.lookup(&ctx, ROOT_INO, b"f")).and_then(Found::entry).expect("it is there");
+        assert_eq!((e.entry_ttl, e.attr_ttl), (Duration::ZERO, TTL_LEASED));
+    }
+    assert_eq!(fake.model.borrow().count(Opcode::Lookup), 1);
+}
+
+#[test]
+fn without_leases_nothing_is_kept() {
+    let (fake, client) = with_file();
+    fake.model.borrow_mut().grants = LeaseMode::None;
+    let ctx = Ctx::default();
+    for _ in 0..2 {
+        let e = fake.run(client.lookup(&ctx, ROOT_INO, b"f")).and_then(Found::entry).expect("it is there");
+        assert_eq!((e.entry_ttl, e.attr_ttl), (Duration::ZERO, Duration::ZERO));
+        assert!(matches!(
+            fake.run(client.lookup(&ctx, ROOT_INO, b"g")),
+            Ok(Found::Absent { entry_ttl: Duration::ZERO, .. })
+        ));
+    }
+    assert_eq!(fake.model.borrow().count(Opcode::Lookup), 4);
+}
+
+#[test]
+fn own_changes_are_seen_at_once() {
+    let (fake, client) = with_file();
+    let ctx = Ctx::default();
+    assert!(fake.run(client.lookup(&ctx, ROOT_INO, b"n")).and_then(Found::entry).is_err());
+    let open = Some(OpenFlags { read: true, write: true, ..OpenFlags::default() });
+    let create = Create { mode: 0o100_644, rdev: 0, target: b"", open, exclusive: true, tmpfile: false };
+    let made = fake.run(client.create(&ctx, ROOT_INO, b"n", create)).expect("created");
+    assert_eq!(made.entry.entry_ttl, TTL_LEASED);
+    let (ino, (h, _)) = (made.entry.attr.ino(), made.opened.expect("opened"));
+    assert_eq!(
+        fake.run(client.lookup(&ctx, ROOT_INO, b"n")).and_then(Found::entry).expect("known").attr.ino(),
+        ino
+    );
+    let data = hugepages::Bytes::from_static(b"12345");
+    fake.run(client.write(&ctx, ino, h, 0, data, WriteFlags::default())).expect("written");
+    assert_eq!(fake.run(client.getattr(&ctx, ino)).expect("cached").attr.size.get(), 5);
+    fake.run(client.unlink(&ctx, ROOT_INO, b"n")).expect("unlinked");
+    assert!(fake.run(client.lookup(&ctx, ROOT_INO, b"n")).and_then(Found::entry).is_err());
+    let model = fake.model.borrow();
+    assert_eq!((model.count(Opcode::Lookup), model.count(Opcode::GetAttr)), (1, 0));
+}
+
+#[test]
+fn refusals_for_now_are_waited_out() {
+    let (fake, client) = with_file();
+    let statuses = [Status::Grace, Status::Busy, Status::Expired].into();
+    fake.model.borrow_mut().refuse.insert(Opcode::Lookup, statuses);
+    assert!(fake.run(client.lookup(&Ctx::default(), ROOT_INO, b"f")).and_then(Found::entry).is_ok());
+    assert_eq!(client.stats().retries, 3);
+}
+
+#[test]
+fn bad_names_do_not_reach_the_server() {
+    let (fake, client) = with_file();
+    let ctx = Ctx::default();
+    for (name, error) in [
+        (&b""[..], Errno::EINVAL),
+        (b"..", Errno::EINVAL),
+        (b"a/b", Errno::EINVAL),
+        (&[b'x'; 256], Errno::ENAMETOOLONG),
+    ] {
+        assert_eq!(fake.run(client.lookup(&ctx, ROOT_INO, name)).map(|_| ()), Err(error));
+    }
+    assert_eq!(fake.model.borrow().count(Opcode::Lookup), 0);
+}

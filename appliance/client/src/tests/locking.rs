@@ -1,0 +1,98 @@
+//! Locks: waiting, giving up, and a server that is gone.
+
+use super::data::opened;
+use super::fake::Fake;
+use crate::service::*;
+use crate::{CancelToken, Interrupt};
+use std::rc::Rc;
+use wire::Opcode;
+
+pub(super) fn lock(kind: LockType) -> LockRequest {
+    LockRequest { space: LockSpace::Posix, owner: LockOwner(9), kind, range: LockRange::ALL, pid: 4 }
+}
+
+pub(super) const WRITE: LockType = LockType::Lock(LockKind::Write);
+
+/// Starts waiting for a lock; the second part tells the result once there is one.
+fn waiting(
+    fake: &Rc<Fake>,
+    client: &crate::Client,
+    h: Handle,
+) -> (CancelToken, Rc<std::cell::Cell<Option<Result<()>>>>) {
+    let token = CancelToken::new();
+    let ctx = Ctx { cancel: token.clone(), ..Ctx::default() };
+    let result = Rc::default();
+    let (client, out) = (client.clone(), Rc::clone(&result));
+    crate::rpc::Rpc::spawn(
+        &**fake,
+        Box::pin(async move { out_set(&out, client.setlk(&ctx, Ino(5), h, lock(WRITE), true).await) }),
+    );
+    fake.settle();
+    (token, result)
+}
+
+fn out_set(out: &std::cell::Cell<Option<Result<()>>>, r: Result<()>) {
+    out.set(Some(r));
+}
+
+#[test]
+fn an_interrupted_wait_ends_at_once() {
+    let (fake, client, h) = opened(b"", false);
+    fake.model.borrow_mut().held_back.insert(Opcode::SetLock);
+    let (token, result) = waiting(&fake, &client, h);
+    assert_eq!(result.get(), None);
+    token.fire(Interrupt::Signal);
+    fake.settle();
+    assert_eq!(result.get(), Some(Err(Errno::EINTR)));
+    assert_eq!(client.stats().lock_owners, 0);
+}
+
+#[test]
+fn a_grant_that_won_the_race_is_given_back() {
+    let (fake, client, h) = opened(b"", false);
+    fake.model.borrow_mut().held_back.insert(Opcode::SetLock);
+    fake.model.borrow_mut().grant_wins = true;
+    let (token, result) = waiting(&fake, &client, h);
+    token.fire(Interrupt::Signal);
+    fake.settle();
+    assert_eq!(result.get(), Some(Err(Errno::EINTR)));
+    assert_eq!(fake.model.borrow().count(Opcode::SetLock), 2);
+    assert_eq!(client.stats().lock_owners, 0);
+}
+
+#[test]
+fn a_dead_server_keeps_a_signal_waiting_but_not_a_kill() {
+    let (fake, client, h) = opened(b"", false);
+    fake.up.set(false);
+    fake.cut();
+    let (token, result) = waiting(&fake, &client, h);
+    token.fire(Interrupt::Signal);
+    fake.settle();
+    assert_eq!(result.get(), None);
+    token.fire(Interrupt::Kill);
+    fake.settle();
+    assert_eq!(result.get(), Some(Err(Errno::EINTR)));
+}
+
+#[test]
+fn every_operation_dies_with_its_process() {
+    let (fake, client, h) = opened(b"abc", false);
+    fake.up.set(false);
+    fake.cut();
+    let token = CancelToken::new();
+    token.fire(Interrupt::Kill);
+    let ctx = Ctx { cancel: token, ..Ctx::default() };
+    assert_eq!(fake.run(client.read(&ctx, Ino(5), h, 0, 1)).map(|_| ()), Err(Errno::EINTR));
+    assert_eq!(fake.run(client.unlink(&ctx, ROOT_INO, b"x")), Err(Errno::EINTR));
+}
+
+#[test]
+fn a_close_of_a_descriptor_gives_back_only_what_is_held() {
+    let (fake, client, h) = opened(b"", false);
+    let ctx = Ctx::default();
+    fake.run(client.flush(&ctx, Ino(5), h, LockOwner(9))).expect("nothing to do");
+    fake.run(client.setlk(&ctx, Ino(5), h, lock(WRITE), false)).expect("locked");
+    fake.run(client.flush(&ctx, Ino(5), h, LockOwner(9))).expect("released");
+    assert_eq!(fake.model.borrow().count(Opcode::ReleaseOwner), 1);
+    assert_eq!(client.stats().lock_owners, 0);
+}
