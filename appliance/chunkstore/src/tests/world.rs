@@ -62,6 +62,14 @@ pub(super) async fn open(executor: &LocalExecutor, disk: &MemDevice) -> Store {
 }
 
 impl Store {
+    /// Leaves `zones` of the pool for user data, so that freed blocks are soon used again.
+    pub(super) fn tighten(&self, zones: u32) {
+        let pool = &self.device.shared().pool;
+        while pool.user_free() > zones {
+            pool.take(crate::Class::User).expect("user zones are free");
+        }
+    }
+
     pub(super) fn shard(&self, key: Key) -> &Shard<MemDevice> {
         &self.shards[key.object as usize % self.shards.len()]
     }
