@@ -67,6 +67,9 @@ pub enum Error {
     /// The request does not fit: a defect of the caller.
     #[error("request does not fit: {0}")]
     TooLong(&'static str),
+    /// What a hook answers when the server does not take the session up. Another attempt follows.
+    #[error("the server refuses the session with {0:?}")]
+    Refused(wire::Status),
     /// No random bytes.
     #[error("no random bytes from the kernel")]
     Random,

@@ -236,8 +236,20 @@ fn many_at_once_within_slots_and_credits() {
     });
 }
 
+/// Bytes that the next connections may pass, up and down, last first.
+type Budgets = Rc<RefCell<Vec<(usize, usize)>>>;
+
+/// SplitMix64: the seed names a whole run.
+fn random(state: &Cell<u64>) -> u64 {
+    state.set(state.get().wrapping_add(0x9E37_79B9_7F4A_7C15));
+    let mut x = state.get();
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
 /// Passes bytes on until a connection's budget is spent, then cuts it; `None` passes all.
-async fn proxy(listener: TcpListener, to: SocketAddr, budgets: Rc<RefCell<Vec<(usize, usize)>>>) {
+async fn proxy(listener: TcpListener, to: SocketAddr, budgets: Budgets, piece: usize) {
     loop {
         let Ok((near, _)) = listener.accept().await else { return };
         let (up, down) = budgets.borrow_mut().pop().unwrap_or((usize::MAX, usize::MAX));
@@ -246,7 +258,7 @@ async fn proxy(listener: TcpListener, to: SocketAddr, budgets: Rc<RefCell<Vec<(u
             drop(reactor::spawn(async move {
                 let mut left = budget;
                 while left > 0 {
-                    let (got, buf) = a.read(hugepages::Buf::heap(4096)).await;
+                    let (got, buf) = a.read(hugepages::Buf::heap(piece)).await;
                     let Ok(got @ 1..) = got else { break };
                     let pass = got.min(left);
                     left -= pass;
@@ -269,7 +281,7 @@ fn a_connection_cut_anywhere_loses_and_repeats_nothing() {
         let listener = TcpListener::bind(ADDRESS.parse().expect("an address")).expect("bound");
         let through = listener.local_addr();
         let budgets = Rc::new(RefCell::new(Vec::new()));
-        drop(reactor::spawn(proxy(listener, address, Rc::clone(&budgets))));
+        drop(reactor::spawn(proxy(listener, address, Rc::clone(&budgets), 4096)));
         let session = session(through).await;
         let (mut expected, mut repeats) = (0, 0);
         // Sent by the client: Hello 115, Prove 96, Append 76 and its payload; by the server: 153, 116, 232.
@@ -294,6 +306,111 @@ fn a_connection_cut_anywhere_loses_and_repeats_nothing() {
         assert!(server.handler().ran.borrow().values().all(|&times| times == 1));
         assert!(repeats > 0, "some cuts fall after the request was sent");
         session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn a_network_that_splits_and_cuts_at_random_changes_nothing() {
+    let first = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    for seed in first..first + 6u64 {
+        println!("SEED={seed}");
+        run(async {
+            let (server, address) = serve(1000, 64);
+            let listener = TcpListener::bind(ADDRESS.parse().expect("an address")).expect("bound");
+            let (through, state) = (listener.local_addr(), Rc::new(Cell::new(seed)));
+            let budget = || 300 + (random(&state) % 20_000) as usize;
+            let budgets = Rc::new(RefCell::new((0..25).map(|_| (budget(), budget())).collect()));
+            let piece = [1, 7, 64, 150, 1000, 5000][(seed % 6) as usize];
+            drop(reactor::spawn(proxy(listener, address, budgets, piece)));
+            let session = session(through).await;
+            let tasks: Vec<_> = (0..8)
+                .map(|_| {
+                    let (session, state) = (session.clone(), Rc::clone(&state));
+                    reactor::spawn(async move {
+                        let mut sent = 0;
+                        for _ in 0..3 {
+                            let len = (random(&state) % 3000) as usize;
+                            let options = CallOptions::default();
+                            let reply = session
+                                .call(&append(), parts(pattern(len)), options)
+                                .await
+                                .expect("answered");
+                            assert_eq!(reply.status(), Status::Ok);
+                            sent += len as u64;
+                            let reply = session
+                                .call(&read(len as u32), Parts::new(), options)
+                                .await
+                                .expect("answered");
+                            assert_eq!(&*reply.payload, pattern(len));
+                        }
+                        sent
+                    })
+                })
+                .collect();
+            let mut sent = 0;
+            for task in tasks {
+                sent += task.await.expect("not aborted");
+            }
+            assert_eq!(server.handler().sum.get(), sent);
+            assert!(server.handler().ran.borrow().values().all(|&times| times == 1));
+            assert!(session.counters().0 > 0, "the network was cut at least once");
+            session.stop();
+            server.stop();
+        });
+    }
+}
+
+/// The next frame's header and body.
+async fn receive(stream: &TcpStream) -> (Header, Vec<u8>) {
+    let (got, head) = stream.read_exact(hugepages::Buf::heap(HEADER_LEN), 0..HEADER_LEN).await;
+    got.expect("a header");
+    let header = Header::decode(head.first_chunk().expect("64 bytes")).expect("valid");
+    let len = usize::from(header.body_len);
+    let (got, body) = stream.read_exact(hugepages::Buf::heap(len), 0..len).await;
+    got.expect("a body");
+    (header, body.to_vec())
+}
+
+#[test]
+fn replayed_frames_are_refused() {
+    use transport::handshake::{ClientHandshake, ClientStep};
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let (mut machine, hello) = ClientHandshake::new(&key(), Role::Client, ClientId(9), [3; 32]);
+        let stream = TcpStream::connect(address).await.expect("connected");
+        stream.send_all(parts(hello.clone())).await.expect("sent");
+        let (header, body) = receive(&stream).await;
+        let Ok(ClientStep::Send(prove)) = machine.on_frame(&header, &body) else { panic!("no challenge") };
+        stream.send_all(parts(prove.clone())).await.expect("sent");
+        let (header, body) = receive(&stream).await;
+        assert!(matches!(machine.on_frame(&header, &body), Ok(ClientStep::Done(_))));
+        // The same dialogue again, by one who has listened.
+        let again = stranger(address, [hello, prove].concat()).await;
+        let refusal = Refusal { min_version: 1, max_version: 1, reason: RefusalReason::Key };
+        assert!(again.ends_with(&{
+            let mut body = BodyBuf::new();
+            refusal.encode(&mut body);
+            body.body().to_vec()
+        }));
+        // A request twice, while the first runs.
+        let mut body = BodyBuf::new();
+        let lock = SetLock {
+            ino: Ino(2),
+            space: LockSpace::Flock,
+            owner: LockOwner(1),
+            lock: LockType::Lock(LockKind::Read),
+            range: LockRange::ALL,
+            pid: 1,
+            wait: true,
+        };
+        lock.encode(&mut body);
+        let header =
+            Header { client: ClientId(9), slot: Slot(0), sequence: 1, ..Header::request(Opcode::SetLock) };
+        let frame = body.into_frame(&header).expect("small");
+        stream.send_all(parts([frame.clone(), frame].concat())).await.expect("sent");
+        server.handler().ended_one.wait().await;
+        assert!(matches!(server.handler().ended.borrow()[..], [CloseReason::Pending(_)]));
         server.stop();
     });
 }
