@@ -55,3 +55,24 @@ impl<D: BlockDevice> Shard<D> {
         }
     }
 }
+
+impl<D: BlockDevice> Shard<D> {
+    /// Both places of every page block and leaf.
+    pub(crate) fn metadata_places(&self) -> Vec<[u64; 2]> {
+        let core = self.0.core.borrow();
+        let mut places: Vec<[u64; 2]> = core.pages.chain.iter().flatten().copied().collect();
+        for bucket in 0..BUCKETS {
+            places.extend(core.index.bucket(bucket).values().filter_map(|e| match e.map {
+                Map::Leaf { disk, .. } if disk != [0, 0] => Some(disk),
+                _ => None,
+            }));
+        }
+        places
+    }
+
+    /// Device blocks of a chunk's data, in order.
+    pub(crate) async fn data_places(&self, key: Key) -> Vec<u64> {
+        self.load_leaf(key).await.expect("the map loads");
+        self.0.core.borrow_mut().index.mapped(key).into_iter().map(|(_, slot)| slot.block()).collect()
+    }
+}

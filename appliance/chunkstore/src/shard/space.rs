@@ -40,12 +40,13 @@ impl<D: BlockDevice> Shard<D> {
             {
                 return Ok(runs);
             }
-            let hope = !core.freed.is_empty() || !core.returned.is_empty();
+            let hope = !core.freed.is_empty() || !core.returned.is_empty() || self.0.trimming.get() > 0;
             drop(core);
             if !hope || attempt == 2 {
                 break;
             }
             self.flush().await?;
+            self.0.waiters.until(|| self.0.trimming.get() == 0).await;
         }
         Err(Error::NoSpace)
     }

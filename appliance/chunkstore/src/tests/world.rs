@@ -1,6 +1,6 @@
 //! A store on a simulated disk, random changes, a model of what they mean, and an audit of the space.
 
-use crate::device::{BlockDevice, MemDevice, MemOptions};
+use crate::device::{MemDevice, MemOptions};
 use crate::index::Key;
 use crate::local::LocalExecutor;
 use crate::nslog::Log;
@@ -197,9 +197,4 @@ pub(super) fn options(seed: u64) -> MemOptions {
 
 pub(super) fn keys(n: u64) -> Vec<Key> {
     (0..n).map(|i| Key { object: i / 2, index: (i % 2) as u32 }).collect()
-}
-
-/// The device of a store, for faults.
-pub(super) fn blocks(disk: &MemDevice) -> u64 {
-    disk.capacity() / 4096
 }
