@@ -28,7 +28,29 @@
 
 pub mod leases;
 pub mod locks;
+pub mod acl;
+pub mod applier;
+pub mod dirty;
+mod exec;
+mod filter;
+mod free;
+pub mod fsck;
+pub mod kv;
+pub mod layout;
+pub mod limits;
+mod ns;
 pub mod op;
+mod opens;
+pub mod record;
+mod reply;
+mod txn;
 pub mod sessions;
+pub mod view;
 
+pub use dirty::{ChunkFact, LazyError, Rebuilt, Updated, Wrote};
+pub use exec::{Space, Touched};
+pub use free::FreeChunks;
+pub use ns::{Boot, Executed, Namespace, OpenError, Pressure, Replayed, Stats, mkfs};
 pub use op::{Access, Create, DirEntry, Effect, Op, OpCtx, Outcome, Reply};
+pub use record::{Record, Seq};
+pub use view::{CacheConfig, Fetched, FetchedRange, Miss, RangeMiss};

@@ -1,0 +1,267 @@
+//! Tests over a volume that forgets what was not synced, and that fails on demand.
+
+use super::*;
+use crate::kv::Counter;
+use crate::{CacheConfig, Create, Namespace, Op, OpCtx, mkfs};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use wire::{ClientId, ROOT_INO, Timestamp};
+
+/// Bytes as written, and as of the last sync.
+#[derive(Debug, Default)]
+struct Disk {
+    now: Mutex<Vec<u8>>,
+    synced: Mutex<Vec<u8>>,
+    /// Writes that still succeed; `u32::MAX` for all.
+    budget: AtomicU32,
+    /// Reads that fail.
+    bad_reads: AtomicU32,
+}
+
+#[derive(Debug, Clone)]
+struct Handle(Arc<Disk>);
+
+fn get(m: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Disk {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { budget: AtomicU32::new(u32::MAX), ..Self::default() })
+    }
+    fn spend(&self) -> io::Result<()> {
+        let left = self.budget.load(Ordering::SeqCst);
+        if left == 0 {
+            return Err(io::Error::other("no write any more"));
+        }
+        if left != u32::MAX {
+            self.budget.store(left - 1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+    fn power_cut(&self) {
+        *get(&self.now) = get(&self.synced).clone();
+        self.budget.store(u32::MAX, Ordering::SeqCst);
+    }
+    fn volume(self: &Arc<Self>) -> Box<dyn StorageBackend> {
+        Box::new(Handle(self.clone()))
+    }
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        Ok(get(&self.0.now).len() as u64)
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let left = self.0.bad_reads.load(Ordering::SeqCst);
+        if left > 0 {
+            self.0.bad_reads.store(left - 1, Ordering::SeqCst);
+            return Err(io::Error::other("bad block"));
+        }
+        let data = get(&self.0.now);
+        let at = offset as usize;
+        out.copy_from_slice(data.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.spend()?;
+        get(&self.0.now).resize(len as usize, 0);
+        Ok(())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.spend()?;
+        *get(&self.0.synced) = get(&self.0.now).clone();
+        Ok(())
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.spend()?;
+        let at = offset as usize;
+        let mut now = get(&self.0.now);
+        now.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        Ok(())
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::new(1, 0)
+}
+
+/// mkfs and some files; the namespace that made them has everything in its overlay.
+fn history(files: usize) -> Vec<Record> {
+    let mut log = mkfs([1; 16], now());
+    let mut ns = Namespace::open(Boot::default(), CacheConfig::default()).expect("empty");
+    ns.replay(&log[0]).expect("first record");
+    log.push(ns.start().expect("made"));
+    let ctx = OpCtx::plain(ClientId(1), now());
+    for i in 0..files {
+        let name = format!("file{i}");
+        let c = Create {
+            dir: ROOT_INO,
+            name: name.as_bytes(),
+            mode: 0o100_644,
+            umask: 0,
+            rdev: 0,
+            target: b"",
+            excl: true,
+            tmpfile: false,
+            open: None,
+        };
+        let done = ns.execute(&ctx, &Op::Create(c)).expect("everything is in memory");
+        log.push(done.record.expect("a change"));
+    }
+    log
+}
+
+fn expected(log: &[Record]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for (k, v) in log.iter().flat_map(Record::rows) {
+        match v {
+            Some(v) => drop(all.insert(k.to_vec(), v.to_vec())),
+            None => drop(all.remove(k)),
+        }
+    }
+    all
+}
+
+fn contents(disk: &Arc<Disk>) -> (Seq, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let mut all = BTreeMap::new();
+    let at = dump(disk.volume(), |k, v| drop(all.insert(k.to_vec(), v.to_vec()))).expect("opens");
+    (at, all)
+}
+
+fn start(disk: &Arc<Disk>, config: Config) -> (Applier, Boot, mpsc::Receiver<Event>) {
+    let (tx, rx) = mpsc::channel();
+    let d = disk.clone();
+    let open: OpenVolume = Box::new(move || Ok(d.volume()));
+    // The receiver may be gone at the end of a test.
+    let (a, boot) = Applier::start(config, open, move |e| drop(tx.send(e))).expect("opens");
+    (a, boot, rx)
+}
+
+fn wait_applied(rx: &mpsc::Receiver<Event>, seq: Seq) -> u32 {
+    let mut failures = 0;
+    loop {
+        match rx.recv_timeout(Duration::from_secs(60)).expect("the applier goes on") {
+            Event::Applied(s) if s >= seq => return failures,
+            Event::Failed { .. } => failures += 1,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn applies_in_order_and_serves_snapshots() {
+    let disk = Disk::new();
+    let log = history(300);
+    let last = log.last().expect("not empty").seq();
+    assert_eq!(format(disk.volume(), &log[..1]).expect("formats"), 1);
+    let config = Config { batch_records: 50, ..Config::default() };
+    let (a, boot, rx) = start(&disk, config);
+    assert_eq!(boot.applied, 1);
+    for r in &log {
+        a.submit(r.clone()).expect("room");
+    }
+    a.flush();
+    wait_applied(&rx, last);
+    let (dir, ino) = (ROOT_INO, Ino(crate::limits::FIRST_INO));
+    let miss = Miss {
+        keys: [Key::dentry(dir, b"file0"), Key::dentry(dir, b"none"), Key::inode(ino)].into_iter().collect(),
+        ranges: [RangeMiss { range: KeyRange::of(Table::DirCookie, 1), limit: 10 }].into_iter().collect(),
+    };
+    a.fetch(9, miss).expect("room");
+    let rows = loop {
+        match rx.recv_timeout(Duration::from_secs(60)).expect("an answer") {
+            Event::Fetched { id: 9, rows } => break rows,
+            _ => {}
+        }
+    };
+    assert_eq!(rows.applied, last);
+    let find = |k: &Key| rows.rows.iter().find(|(key, _)| key == k).map(|(_, v)| v.is_some());
+    assert_eq!(find(&Key::dentry(dir, b"file0")), Some(true));
+    assert_eq!(find(&Key::dentry(dir, b"none")), Some(false));
+    assert_eq!(find(&Key::inode(Ino(ino.0 + 7))), Some(true), "read ahead");
+    assert_eq!(rows.ranges[0].rows.len(), 10);
+    assert_eq!(rows.ranges[0].range.end, rows.ranges[0].rows[9].0.successor(), "covers no more than it has");
+    drop(a);
+    assert_eq!(contents(&disk), (last, expected(&log)));
+    let (_, boot, _rx) = start(&disk, Config::default());
+    assert!(boot.rows.iter().any(|(k, _)| *k == Key::counter(Counter::Ino)));
+}
+
+/// Kill and power cut between any two writes of a commit: what is there is the state after some record, and the log goes on
+/// from it to the same end.
+#[test]
+fn a_cut_at_any_write_leaves_a_prefix() {
+    let log = history(120);
+    let last = log.last().expect("not empty").seq();
+    for writes in (0..400).step_by(3) {
+        let disk = Disk::new();
+        format(disk.volume(), &log[..1]).expect("formats");
+        let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
+        let half = apply(&base, at, &log[..60]).expect("applies");
+        disk.budget.store(writes, Ordering::SeqCst);
+        let _ = apply(&base, half, &log[60..]);
+        drop(base);
+        disk.power_cut();
+        let (at, rows) = contents(&disk);
+        assert!(at == half || at == last, "{at} after {writes} writes");
+        assert_eq!(rows, expected(&log[..at as usize]));
+        let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
+        assert_eq!(apply(&base, at, &log).expect("goes on"), last);
+        drop(base);
+        assert_eq!(contents(&disk), (last, expected(&log)));
+    }
+}
+
+/// redb refuses everything after one error of its volume: the applier opens it again and loses no record.
+#[test]
+fn errors_of_the_volume_pass() {
+    let disk = Disk::new();
+    let log = history(400);
+    let last = log.last().expect("not empty").seq();
+    format(disk.volume(), &log[..1]).expect("formats");
+    let (a, _, rx) = start(&disk, Config { batch_records: 20, ..Config::default() });
+    disk.budget.store(7, Ordering::SeqCst);
+    for r in &log[1..] {
+        a.submit(r.clone()).expect("room");
+    }
+    a.flush();
+    loop {
+        if let Event::Failed { error, .. } = rx.recv_timeout(Duration::from_secs(60)).expect("it tells") {
+            assert!(!error.is_empty());
+            break;
+        }
+    }
+    disk.budget.store(u32::MAX, Ordering::SeqCst);
+    wait_applied(&rx, last);
+    // A read that fails is answered after the database was opened again.
+    disk.bad_reads.store(1, Ordering::SeqCst);
+    drop(a);
+    disk.bad_reads.store(0, Ordering::SeqCst);
+    assert_eq!(contents(&disk), (last, expected(&log)));
+}
+
+#[test]
+fn queues_are_bounded_and_gaps_refused() {
+    let disk = Disk::new();
+    let log = history(10);
+    format(disk.volume(), &log[..1]).expect("formats");
+    let config = Config {
+        queue_records: 3,
+        batch_records: 100,
+        batch_delay: Duration::from_secs(3600),
+        ..Config::default()
+    };
+    let (a, _, rx) = start(&disk, config);
+    for r in &log[1..4] {
+        a.submit(r.clone()).expect("room");
+    }
+    assert!(a.submit(log[4].clone()).is_err(), "full");
+    a.flush();
+    wait_applied(&rx, log[3].seq());
+    a.submit(log[4].clone()).expect("room again");
+    drop(a);
+    assert_eq!(contents(&disk).0, log[4].seq(), "what was submitted is committed at the end");
+    let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
+    assert!(matches!(apply(&base, at, &log[7..]), Err(Error::Gap { .. })));
+}
