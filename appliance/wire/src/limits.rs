@@ -37,7 +37,7 @@ pub const MAX_XATTR_LIST: usize = 65536;
 /// Longest JSON report in bytes: a report of a few hundred devices with every counter stays far below.
 pub const MAX_REPORT: usize = 1 << 20;
 
-/// Entries in one list of locks, leases or opens: as many of the largest entry as a body holds.
+/// Items in one list of locks, leases or opens: a body holds as many of up to 51 bytes; the largest today has 38.
 pub const MAX_LIST: usize = 160;
 
 /// Slots of a session at most: as many operations that change something may be under way from one mount. Each
@@ -52,6 +52,7 @@ const _: () = {
     assert!(MAX_PAYLOAD <= u32::MAX as usize, "payload_len has 32 bits");
     assert!(MAX_XATTR_VALUE <= MAX_PAYLOAD && MAX_XATTR_LIST <= MAX_PAYLOAD && MAX_REPORT <= MAX_PAYLOAD);
     assert!(MAX_TARGET + MAX_NAME + 64 <= MAX_BODY, "Create carries a name and a target");
+    assert!(2 + MAX_LIST * 51 <= MAX_BODY, "a full list fits");
     assert!(2 * MAX_NAME + 64 <= MAX_BODY, "Rename carries two names");
     assert!(VERSIONS.0 >= 1 && VERSIONS.0 <= VERSIONS.1, "version 0 is that of the handshake");
 };

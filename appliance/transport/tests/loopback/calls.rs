@@ -1,0 +1,142 @@
+//! What works: payloads, concurrency, cancelling, notifications.
+
+use crate::common::{SIZES, append, options, parts, pattern, read, run, serve, session};
+use reactor::sync::Event;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+use transport::{CallOptions, Connection, Error, Parts, Session};
+use wire::message::{Appended, Done, LeaseReturn, ReadReply, Recall, SetLock};
+use wire::{Ino, LeaseMode, LockKind, LockOwner, LockRange, LockSpace, LockType, Request, Status};
+
+#[test]
+fn payloads_of_all_sizes_both_ways() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let mut sum = 0;
+        for len in SIZES {
+            let reply =
+                session.call(&read(len as u32), Parts::new(), CallOptions::default()).await.expect("read");
+            assert_eq!(reply.status(), Status::Ok);
+            assert_eq!(reply.decode::<ReadReply>().expect("a reply").size, 1 << 20);
+            assert_eq!((&*reply.payload, reply.header.incarnation), (&*pattern(len), 5));
+            let reply =
+                session.call(&append(), parts(pattern(len)), CallOptions::default()).await.expect("append");
+            assert_eq!(reply.decode::<Appended>().expect("a reply").offset, sum);
+            sum += len as u64;
+        }
+        assert_eq!(server.handler().sum.get(), sum);
+        let too_long = session.call(&read(1), parts(vec![1]), CallOptions::default()).await;
+        assert!(matches!(too_long, Err(Error::TooLong(_))));
+        session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn many_at_once_within_slots_and_credits() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let calls: Vec<_> = (0..64)
+            .map(|i| {
+                let session = session.clone();
+                reactor::spawn(async move {
+                    let len = SIZES[i % 10];
+                    let request = if i % 2 == 0 { append() } else { read(len as u32) };
+                    let payload = if i % 2 == 0 { parts(pattern(len)) } else { Parts::new() };
+                    session.call(&request, payload, CallOptions::default()).await.expect("answered").status()
+                })
+            })
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.expect("not aborted"), Status::Ok);
+        }
+        assert!(server.handler().ran.borrow().values().all(|&times| times == 1));
+        assert_eq!(server.handler().ran.borrow().len(), 32);
+        session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn a_dropped_call_is_cancelled_and_its_slot_comes_back() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let lock: Request<'_> = SetLock {
+            ino: Ino(2),
+            space: LockSpace::Posix,
+            owner: LockOwner(1),
+            lock: LockType::Lock(LockKind::Write),
+            range: LockRange::ALL,
+            pid: 1,
+            wait: true,
+        }
+        .into();
+        for _ in 0..20 {
+            server.handler().waiting.reset();
+            server.handler().cancelled.reset();
+            let waiter = session.clone();
+            let call =
+                reactor::spawn(async move { waiter.call(&lock, Parts::new(), CallOptions::default()).await });
+            server.handler().waiting.wait().await;
+            call.abort();
+            server.handler().cancelled.wait().await;
+        }
+        let late = CallOptions { deadline: Some(Duration::from_millis(20)), ..CallOptions::default() };
+        assert!(matches!(session.call(&lock, Parts::new(), late).await, Err(Error::Deadline)));
+        let reply =
+            session.call(&append(), parts(pattern(5)), CallOptions::default()).await.expect("answered");
+        assert_eq!(reply.status(), Status::Ok);
+        session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn notifications_arrive_in_order_and_may_be_answered() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (log, done) = (Rc::clone(&seen), Rc::new(Event::new()));
+        let ring = Rc::clone(&done);
+        let on_notification = Box::new(move |n: transport::Notification| {
+            let (log, ring) = (Rc::clone(&log), Rc::clone(&ring));
+            Box::pin(async move {
+                let Ok(Request::Recall(recall)) = n.request() else { panic!("not a recall: {n:?}") };
+                log.borrow_mut().push(recall.serial);
+                if recall.serial == 99 {
+                    ring.set();
+                }
+            }) as _
+        });
+        let hooked = Rc::new(Cell::new(0));
+        let count = Rc::clone(&hooked);
+        let hook = Box::new(move |connection: Connection| {
+            count.set(count.get() + 1);
+            Box::pin(async move {
+                let back = wire::message::Returned { ino: Ino(1), serial: 1, keep: LeaseMode::None };
+                let leases = [back, back];
+                let request = LeaseReturn { leases: leases.as_slice().into() }.into();
+                let reply = connection.call(&request, CallOptions::default()).await?;
+                assert_eq!((reply.status(), reply.decode::<Done>()), (Status::Ok, Ok(Done {})));
+                Ok(())
+            }) as _
+        });
+        let session = Session::connect(options(address), hook, on_notification).await.expect("a session");
+        let peer = server.peers().pop().expect("one peer");
+        for serial in 0..100 {
+            peer.notify(Recall { ino: Ino(5), serial, keep: LeaseMode::Shared }).expect("open");
+        }
+        done.wait().await;
+        assert!(seen.borrow().iter().copied().eq(0..100));
+        peer.close();
+        assert!(peer.notify(Recall { ino: Ino(5), serial: 1, keep: LeaseMode::None }).is_err());
+        let reply = session.call(&read(1), Parts::new(), CallOptions::default()).await.expect("answered");
+        assert_eq!((reply.status(), hooked.get()), (Status::Ok, 2));
+        session.stop();
+        server.stop();
+    });
+}
