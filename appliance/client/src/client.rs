@@ -4,6 +4,7 @@
 
 use crate::core::Core;
 use crate::leases::Limits;
+use crate::link::{Endpoint, Link};
 use crate::rpc::{Outgoing, Rpc, Scope};
 use crate::service::*;
 use crate::stats::{Op, Snapshot};
@@ -23,6 +24,16 @@ pub struct Options {
     pub noatime: bool,
     /// Bounds of the lease table.
     pub limits: Limits,
+}
+
+impl Core {
+    /// Runs a task until the client stops.
+    fn background(&self, task: impl Future<Output = ()> + 'static) {
+        let stop = Rc::clone(&self.stop);
+        self.spawn(async move {
+            crate::race::race(task, stop.wait()).await;
+        });
+    }
 }
 
 /// How long `shutdown` waits for the server; what is not given back then is fenced in time by the server itself.
@@ -45,12 +56,28 @@ impl Client {
     #[must_use]
     pub fn new(rpc: Rc<dyn Rpc>, options: Options) -> Self {
         let core = Core::new(rpc, options);
-        core.spawn(Rc::clone(&core).send_returns());
-        core.spawn(Rc::clone(&core).invalidate_late());
-        core.spawn(Rc::clone(&core).watch_silence());
-        core.spawn(Rc::clone(&core).housekeep());
+        core.background(Rc::clone(&core).send_returns());
+        core.background(Rc::clone(&core).invalidate_late());
+        core.background(Rc::clone(&core).watch_silence());
+        core.background(Rc::clone(&core).housekeep());
         core.rpc.start(Rc::clone(&core) as Rc<dyn crate::rpc::Events>);
         Self { core }
+    }
+
+    /// Connects to a server. Runs on a reactor's thread. While the server can't be reached it goes on trying: bound it
+    /// with a timeout, and call [`Client::shutdown`] on none.
+    ///
+    /// # Errors
+    /// Where trying again can't help: a wrong key, another protocol version, something that is not a server.
+    pub async fn connect(
+        endpoint: Endpoint,
+        options: Options,
+    ) -> std::result::Result<Self, transport::Error> {
+        let (link, first) = Link::new(endpoint);
+        let client = Self::new(link, options);
+        let starting = Starting(Some(client));
+        first.await.unwrap_or(Err(transport::Error::Stopped))?;
+        starting.done().ok_or(transport::Error::Stopped)
     }
 
     /// Counters of this moment.
@@ -97,8 +124,13 @@ impl Client {
             let _ = core.rpc.call(&out).reply.await;
         };
         crate::race::race(farewell, core.rpc.sleep(FAREWELL)).await;
-        core.session.stopping.set(true);
+        self.stop();
         core.rpc.close().await;
+    }
+
+    fn stop(&self) {
+        self.core.session.stopping.set(true);
+        self.core.stop.set();
     }
 
     async fn timed<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -107,6 +139,24 @@ impl Client {
         let result = work.await;
         self.core.stats.record(op, self.core.rpc.now().saturating_sub(began), result.is_ok());
         result
+    }
+}
+
+/// A client whose first connection is not there yet; ends it where that is given up.
+struct Starting(Option<Client>);
+
+impl Starting {
+    fn done(mut self) -> Option<Client> {
+        self.0.take()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            client.stop();
+            drop(client.core.rpc.close());
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::recall::Returns;
 use crate::rpc::{LocalFuture, Outgoing, Pending, Reply, Rpc};
 use crate::service::{Attrs, Ctx, Entry, Ino, Invalidator, Result, TTL_LEASED};
 use crate::stats::{Stats, add};
-use reactor::sync::Notify;
+use reactor::sync::{Event, Notify};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -95,6 +95,8 @@ pub(crate) struct Core {
     pub(crate) busy: Rc<Counter>,
     pub(crate) forgotten: RefCell<Vec<Ino>>,
     pub(crate) housekeeping: Notify,
+    /// Rung at the end.
+    pub(crate) stop: Rc<Event>,
 }
 
 pub(crate) fn cred(ctx: &Ctx) -> Cred {
@@ -117,6 +119,7 @@ impl Core {
             busy: Rc::default(),
             forgotten: RefCell::default(),
             housekeeping: Notify::new(),
+            stop: Rc::default(),
         })
     }
 
@@ -138,7 +141,7 @@ impl Core {
         let once = out.request.opcode().class() == Class::Once;
         let mut backoff = Backoff::new();
         loop {
-            if self.session.stopping.get() && self.rpc.terms().is_none() {
+            if self.session.stopping.get() {
                 return Err(Refused::Errno(Errno::EIO));
             }
             let reply = self.send(ctx, out, once).await?;

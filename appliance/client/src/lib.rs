@@ -11,6 +11,7 @@ mod core;
 mod gate;
 mod hold;
 mod leases;
+mod link;
 mod locks;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -35,5 +36,6 @@ pub use cancel::{CancelToken, Interrupt};
 pub use client::{Client, Options};
 pub use hold::Hold;
 pub use leases::Limits;
+pub use link::Endpoint;
 pub use service::{Ctx, FileService};
 pub use stats::{BUCKETS, Op, OpSnapshot, Snapshot};

@@ -110,6 +110,12 @@ impl Core {
                 Err(Errno::EINTR)
             }
             Status::Errno(e) if e != Errno::EINTR => Err(e),
+            // Whether it was granted just before is not known: giving back is right in both cases.
+            _ if !self.locks.borrow().concerns(request.ino, request.space, request.owner) => {
+                let undo = message::SetLock { lock: LockType::Unlock, wait: false, ..request };
+                self.ask(&Ctx::default(), Outgoing::new(undo)).await?;
+                Err(Errno::EINTR)
+            }
             _ => Err(Errno::EINTR),
         }
     }

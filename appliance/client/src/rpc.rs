@@ -61,7 +61,7 @@ pub struct Reply {
     /// How it went.
     pub status: Status,
     /// Body, with [`Status::Ok`] that of the message.
-    pub body: Vec<u8>,
+    pub body: Bytes,
     /// Payload.
     pub payload: Bytes,
     /// Times the request was sent. At 1, a refusal means that it was never executed.
@@ -93,11 +93,12 @@ pub struct Pending {
 pub enum Verdict {
     /// The session lives: unanswered requests are sent again.
     Resume,
-    /// A new session: slots start afresh. Unanswered requests that change something and were sent before end with
-    /// [`Status::Fenced`]; all others are sent.
+    /// The first connection of a new session.
     Fresh,
     /// The connection is of no use: connect again.
     Retry,
+    /// The server has given the session up: as [`Rpc::renew`].
+    Renew,
 }
 
 /// What the client wants to hear.
@@ -123,11 +124,12 @@ pub trait Rpc {
     fn start(&self, events: Rc<dyn Events>);
     /// Sends a request.
     fn call(&self, out: &Outgoing<'_>) -> Pending;
-    /// Asks the server to give up a request (a wait for a lock). It is answered all the same: [`Status::Cancelled`],
-    /// or the result if that was first.
+    /// Asks the server to give up a wait for a lock. It is answered all the same: with the result if that is known,
+    /// else [`Status::Cancelled`], which does not prove that the lock was not granted.
     fn cancel(&self, id: CallId);
-    /// Gives the connection up and makes a new one.
-    fn reconnect(&self);
+    /// The server has given the session up: connect anew under another identity, with fresh slots. Unanswered requests
+    /// that change something and may have been sent end with [`Status::Fenced`]; all others are sent then.
+    fn renew(&self);
     /// Ends the connection for good.
     fn close(&self) -> LocalFuture<()>;
     /// Terms of the last Welcome; `None` before the first.

@@ -56,7 +56,7 @@ impl Core {
     /// The server does not know the session any more: connect again and begin a new one.
     pub(crate) fn session_gone(&self) {
         if !self.session.lost.replace(true) {
-            self.rpc.reconnect();
+            self.rpc.renew();
         }
     }
 
@@ -78,18 +78,20 @@ impl Core {
     }
 
     async fn establish(&self) -> Verdict {
-        for _ in 0..2 {
-            match self.try_establish().await {
-                Ok(verdict) => {
-                    self.session.lapsed.set(false);
-                    return verdict;
-                }
-                Err(Failed::Session) => self.session.lost.set(true),
-                Err(Failed::Connection) => break,
+        match self.try_establish().await {
+            Ok(verdict) => {
+                self.session.lapsed.set(false);
+                verdict
+            }
+            Err(Failed::Session) => {
+                self.session.lost.set(true);
+                Verdict::Renew
+            }
+            Err(Failed::Connection) => {
+                self.rpc.sleep(PAUSE).await;
+                Verdict::Retry
             }
         }
-        self.rpc.sleep(PAUSE).await;
-        Verdict::Retry
     }
 
     async fn try_establish(&self) -> Result<Verdict, Failed> {
@@ -97,15 +99,17 @@ impl Core {
         if self.options.read_only {
             flags = flags | SessionFlags::READ_ONLY;
         }
-        if self.session.lost.get() {
-            flags = flags | SessionFlags::FRESH;
-        }
         let reply = self.step(message::OpenSession { flags }).await?;
         if reply.status != Status::Ok {
             return Err(Failed::Connection);
         }
         let state = self.decode::<message::OpenSession>(&reply).map_err(|_| Failed::Connection)?;
         match state.state {
+            SessionPhase::New if self.session.known.get() && !self.session.lost.get() => {
+                // The server forgot the session. Slots that go on would not fit a new one.
+                let _ = self.step(message::CloseSession {}).await;
+                Err(Failed::Session)
+            }
             SessionPhase::New => {
                 if self.session.known.replace(true) {
                     self.start_over();

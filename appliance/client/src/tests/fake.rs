@@ -56,6 +56,8 @@ pub(super) struct Fake {
     /// Grows with each connection.
     connection: Cell<u64>,
     ready: Cell<bool>,
+    /// The next session has another identity.
+    fresh: Cell<bool>,
     /// The server can be reached.
     pub(super) up: Cell<bool>,
     pub(super) model: RefCell<Model>,
@@ -141,7 +143,12 @@ impl Fake {
             match answer {
                 Some((status, body, payload)) => {
                     // A lost reader is no matter of the server's.
-                    let _ = call.answer.send(Reply { status, body, payload, attempts: call.attempts });
+                    let _ = call.answer.send(Reply {
+                        status,
+                        body: Bytes::from(body),
+                        payload,
+                        attempts: call.attempts,
+                    });
                 }
                 None => left.push(call),
             }
@@ -180,7 +187,11 @@ impl Fake {
                 _ if self.connection.get() != mine => return,
                 Verdict::Retry => continue,
                 Verdict::Resume => break,
+                Verdict::Renew => self.fresh.set(true),
                 Verdict::Fresh => {
+                    if !self.fresh.replace(false) {
+                        break;
+                    }
                     let mut calls = self.calls.borrow_mut();
                     let unsure = |c: &mut Call| c.opcode.class() == Class::Once && c.attempts > 0;
                     let gone: Vec<Call> = calls.extract_if(.., unsure).collect();
@@ -201,7 +212,7 @@ impl Fake {
 }
 
 fn status(status: Status, attempts: u32) -> Reply {
-    Reply { status, body: Vec::new(), payload: Bytes::new(), attempts }
+    Reply { status, body: Bytes::new(), payload: Bytes::new(), attempts }
 }
 
 impl Rpc for Fake {
@@ -253,7 +264,8 @@ impl Rpc for Fake {
             let _ = call.answer.send(status(Status::Cancelled, 1));
         }
     }
-    fn reconnect(&self) {
+    fn renew(&self) {
+        self.fresh.set(true);
         self.cut();
     }
     fn close(&self) -> LocalFuture<()> {

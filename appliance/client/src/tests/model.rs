@@ -35,7 +35,6 @@ pub(super) struct Model {
     done: HashMap<u64, Answer>,
     /// What OpenSession answers.
     pub(super) phases: VecDeque<Result<SessionPhase, Status>>,
-    pub(super) fresh: Vec<bool>,
     pub(super) reclaimed_locks: Vec<message::HeldLock>,
     pub(super) reclaimed_opens: Vec<message::HeldOpen>,
     pub(super) reclaimed: Vec<Ino>,
@@ -61,7 +60,6 @@ impl Default for Model {
             lose: HashSet::new(),
             done: HashMap::new(),
             phases: VecDeque::new(),
-            fresh: Vec::new(),
             reclaimed_locks: Vec::new(),
             reclaimed_opens: Vec::new(),
             reclaimed: Vec::new(),
@@ -142,7 +140,10 @@ impl Model {
 
     /// The answer; `None` for not yet.
     pub(super) fn answer(&mut self, call: &Call) -> Option<Answer> {
-        if self.held_back.contains(&call.opcode) {
+        let request = Request::decode(call.opcode, &call.body).expect("the client sends sound messages");
+        // Giving back a lock never waits.
+        let waits = !matches!(request, Request::SetLock(l) if !l.wait);
+        if waits && self.held_back.contains(&call.opcode) {
             return None;
         }
         if let Some(done) = self.done.get(&call.id) {
@@ -151,7 +152,6 @@ impl Model {
         if let Some(status) = self.refuse.get_mut(&call.opcode).and_then(VecDeque::pop_front) {
             return Some((status, Vec::new(), Bytes::new()));
         }
-        let request = Request::decode(call.opcode, &call.body).expect("the client sends sound messages");
         self.log.push(call.opcode);
         let answer = self.execute(&request, call);
         self.done.insert(call.id, answer.clone());
@@ -160,13 +160,10 @@ impl Model {
 
     fn execute(&mut self, request: &Request<'_>, call: &Call) -> Answer {
         match *request {
-            Request::OpenSession(o) => {
-                self.fresh.push(o.flags.has(message::SessionFlags::FRESH));
-                match self.phases.pop_front().unwrap_or(Ok(SessionPhase::New)) {
-                    Ok(state) => ok(&message::SessionState { state, boot_epoch: 1, grace_ms: 0 }),
-                    Err(status) => (status, Vec::new(), Bytes::new()),
-                }
-            }
+            Request::OpenSession(_) => match self.phases.pop_front().unwrap_or(Ok(SessionPhase::New)) {
+                Ok(state) => ok(&message::SessionState { state, boot_epoch: 1, grace_ms: 0 }),
+                Err(status) => (status, Vec::new(), Bytes::new()),
+            },
             Request::ReclaimLocks(r) => {
                 self.reclaimed_locks.extend(r.locks.iter());
                 ok(&message::Done {})
