@@ -42,6 +42,15 @@ pub(super) struct Call {
     answer: oneshot::Sender<Reply>,
 }
 
+impl Call {
+    /// One that came over a socket.
+    pub(super) fn received(id: u64, opcode: Opcode, body: &[u8], payload: Bytes, need_lease: bool) -> Self {
+        let (answer, _) = oneshot::channel();
+        let scope = Scope::Session;
+        Self { id, opcode, body: body.to_vec(), payload, need_lease, scope, attempts: 1, answer }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Fake {
     me: RefCell<Weak<Fake>>,

@@ -1,9 +1,10 @@
-//! The client against a scripted server: no socket, a clock of its own.
+//! The client against a scripted server with a clock of its own, and (`loopback`) over real TCP.
 
 mod caching;
 mod data;
 mod fake;
 mod locking;
+mod loopback;
 mod model;
 mod recalls;
 mod sessions;
