@@ -149,7 +149,7 @@ mod tests {
         let done = order.clone();
         executor.run(async {
             while done.borrow().len() < 5 || open.get() > 0 {
-                yield_now().await
+                yield_now().await;
             }
         });
         assert_eq!(*order.borrow(), [1, 4, 2, 3, 5]);

@@ -256,9 +256,9 @@ impl<D: BlockDevice> LogWriter<D> {
         let item = Item { record, op, done };
         let mut state = self.0.state.borrow_mut();
         if urgent {
-            state.urgent.push_back(item)
+            state.urgent.push_back(item);
         } else {
-            state.queue.push_back(item)
+            state.queue.push_back(item);
         }
         drop(state);
         self.schedule();

@@ -341,8 +341,8 @@ mod tests {
         let entry = |i: u64| Entry {
             time: i,
             length: 5,
-            mapped: if i % 2 == 0 { 2 } else { 9 },
-            map: if i % 2 == 0 {
+            mapped: if i.is_multiple_of(2) { 2 } else { 9 },
+            map: if i.is_multiple_of(2) {
                 let slots = [(3, Slot { at: i + 1, crc: 4 }), (8, Slot { at: i + 2, crc: 5 })];
                 Map::Inline(InlineMap::from_slots(&slots).expect("two"))
             } else {

@@ -42,7 +42,12 @@ impl Waiters {
 }
 
 /// A value that another task will give.
-pub(crate) struct Promise<T>(Rc<(Cell<Option<T>>, Cell<Option<Waker>>)>);
+pub(crate) struct Promise<T>(Rc<Slot<T>>);
+
+struct Slot<T> {
+    value: Cell<Option<T>>,
+    waker: Cell<Option<Waker>>,
+}
 
 impl<T> Clone for Promise<T> {
     fn clone(&self) -> Self {
@@ -52,21 +57,21 @@ impl<T> Clone for Promise<T> {
 
 impl<T> Promise<T> {
     pub(crate) fn new() -> Promise<T> {
-        Promise(Rc::new((Cell::new(None), Cell::new(None))))
+        Promise(Rc::new(Slot { value: Cell::new(None), waker: Cell::new(None) }))
     }
 
     pub(crate) fn give(&self, value: T) {
-        self.0.0.set(Some(value));
-        if let Some(waker) = self.0.1.take() {
+        self.0.value.set(Some(value));
+        if let Some(waker) = self.0.waker.take() {
             waker.wake();
         }
     }
 
     pub(crate) async fn get(&self) -> T {
-        poll_fn(|cx| match self.0.0.take() {
+        poll_fn(|cx| match self.0.value.take() {
             Some(value) => Poll::Ready(value),
             None => {
-                self.0.1.set(Some(cx.waker().clone()));
+                self.0.waker.set(Some(cx.waker().clone()));
                 Poll::Pending
             }
         })

@@ -62,9 +62,9 @@ fn assign(bits: &mut [u64], bit: u32, value: bool) -> bool {
     let mask = 1 << (bit % 64);
     let before = *word & mask != 0;
     if value {
-        *word |= mask
+        *word |= mask;
     } else {
-        *word &= !mask
+        *word &= !mask;
     }
     before != value
 }

@@ -21,6 +21,8 @@ pub struct MemOptions {
     pub seed: u64,
     /// Operations take up to this many rounds of the executor.
     pub max_delay: u32,
+    /// Reads take this many rounds more.
+    pub slow_reads: u32,
     /// After this many flushes nothing completes any more (0: never): the moment of a power cut.
     pub halt_after_flushes: u64,
     /// After this many writes nothing completes any more (0: never).
@@ -245,6 +247,10 @@ impl BlockDevice for MemDevice {
     async fn read(&self, offset: u64, mut buf: Buf) -> (io::Result<()>, Buf) {
         if let Err(e) = self.check(offset, buf.len()) {
             return (Err(e), buf);
+        }
+        let rounds = self.0.borrow().options.slow_reads;
+        for _ in 0..rounds {
+            yield_now().await;
         }
         self.delay().await;
         let state = self.0.borrow();

@@ -180,6 +180,8 @@ struct Reads {
     /// Number of the oldest entry of `ended`.
     first: Cell<u64>,
     ended: RefCell<VecDeque<bool>>,
+    /// Woken when the oldest read ended.
+    ends: Waiters,
 }
 
 impl Reads {
@@ -207,9 +209,13 @@ impl Drop for Reading {
         if let Some(slot) = ended.get_mut((self.number - first.get()) as usize) {
             *slot = true;
         }
+        let before = first.get();
         while ended.front() == Some(&true) {
             ended.pop_front();
             first.set(first.get() + 1);
+        }
+        if first.get() != before {
+            self.reads.ends.wake_all();
         }
     }
 }

@@ -31,7 +31,7 @@ impl ReadOutcome {
         match self.pieces.len() {
             1 => self.pieces.swap_remove(0),
             _ => {
-                let mut buf = Buf::heap(self.pieces.iter().map(|p| p.len()).sum());
+                let mut buf = Buf::heap(self.pieces.iter().map(Bytes::len).sum());
                 let mut at = 0;
                 for piece in &self.pieces {
                     buf[at..at + piece.len()].copy_from_slice(piece);
@@ -125,7 +125,7 @@ impl<D: BlockDevice> Shard<D> {
             let (offset, unwritten) = (index * block, slot.is_unwritten());
             match extents.last_mut() {
                 Some(last) if last.offset + last.len == offset && last.unwritten == unwritten => {
-                    last.len += block
+                    last.len += block;
                 }
                 _ => extents.push(Extent { offset, len: block, unwritten }),
             }

@@ -18,8 +18,7 @@ impl<D: BlockDevice> Shard<D> {
         if want == 0 {
             return Ok(Runs::new());
         }
-        // Twice for readers that keep freed blocks busy; a third time would find the same.
-        for attempt in 0..3 {
+        for attempt in 0..2 {
             self.reclaim();
             loop {
                 if let Some(run) = self.0.core.borrow_mut().zones.alloc(class, want) {
@@ -31,24 +30,38 @@ impl<D: BlockDevice> Shard<D> {
                     Err(Refused::Empty) => break,
                 }
             }
-            let mut core = self.0.core.borrow_mut();
-            if let Some(runs) = core.zones.alloc_pieces(class, want) {
+            if let Some(runs) = self.allocate_pieces(class, want) {
                 return Ok(runs);
             }
-            if class == Class::System
-                && let Some(runs) = core.zones.alloc_pieces(Class::User, want)
-            {
-                return Ok(runs);
-            }
-            let hope = !core.freed.is_empty() || !core.returned.is_empty() || self.0.trimming.get() > 0;
-            drop(core);
-            if !hope || attempt == 2 {
+            let hope = {
+                let core = self.0.core.borrow();
+                !core.freed.is_empty() || !core.returned.is_empty() || self.0.trimming.get() > 0
+            };
+            if !hope || attempt > 0 {
                 break;
             }
-            self.flush().await?;
-            self.0.waiters.until(|| self.0.trimming.get() == 0).await;
+            self.settle().await?;
         }
         Err(Error::NoSpace)
+    }
+
+    /// Waits until everything freed by now can be used again: flushed, read to the end, trimmed.
+    async fn settle(&self) -> Result<(), Error> {
+        let last = self.0.core.borrow().freed.back().map_or(0, |f| f.reads);
+        let reads = &self.0.reads;
+        reads.ends.until(|| reads.first.get() >= last).await;
+        self.flush().await?;
+        self.0.waiters.until(|| self.0.trimming.get() == 0).await;
+        Ok(())
+    }
+
+    fn allocate_pieces(&self, class: Class, want: u32) -> Option<Runs> {
+        let zones = &mut self.0.core.borrow_mut().zones;
+        let last_resort = |zones: &mut crate::zones::Zones| match class {
+            Class::User => None,
+            Class::System => zones.alloc_pieces(Class::User, want),
+        };
+        zones.alloc_pieces(class, want).or_else(|| last_resort(zones))
     }
 
     /// Takes a zone of the pool and logs it; it can be used at once, because its record comes first.

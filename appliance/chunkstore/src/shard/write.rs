@@ -13,7 +13,7 @@ use crate::pool::Class;
 use crate::record::{Length, MapRun, Outcome, Record, Update};
 use crate::requests::RequestId;
 use crate::signal::Promise;
-use crate::zones::Runs;
+use crate::zones::{Run, Runs};
 use hugepages::Bytes;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -477,11 +477,11 @@ fn stored(stamp: &Stamp, outcome: &WriteOutcome) -> Option<(RequestId, Outcome)>
     stamp.request.map(|id| (id, Outcome::from_slice(&outcome.encode())))
 }
 
+type BlocksOf<'a> = std::iter::FlatMap<std::slice::Iter<'a, Run>, Range<u64>, fn(&Run) -> Range<u64>>;
+
 /// Lays new contents onto allocated blocks and collects what the record says.
 struct Layout<'a> {
-    space: std::iter::Flatten<
-        std::iter::Map<std::slice::Iter<'a, crate::zones::Run>, fn(&crate::zones::Run) -> Range<u64>>,
-    >,
+    space: BlocksOf<'a>,
     runs: SmallVec<[MapRun; 2]>,
     frees: Runs,
     data: Data,
@@ -492,9 +492,9 @@ struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     fn new(space: &'a Runs) -> Layout<'a> {
-        let blocks: fn(&crate::zones::Run) -> Range<u64> = |r| r.start..r.start + u64::from(r.count);
+        let blocks: fn(&Run) -> Range<u64> = |r| r.start..r.start + u64::from(r.count);
         Layout {
-            space: space.iter().map(blocks).flatten(),
+            space: space.iter().flat_map(blocks),
             runs: SmallVec::new(),
             frees: Runs::new(),
             data: Data::new(),

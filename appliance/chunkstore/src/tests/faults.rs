@@ -108,7 +108,7 @@ fn pages_and_maps_are_repaired_and_both_bad_is_an_error() {
                 let device = Device::open(disk, executor.spawner()).await.expect("the device opens");
                 match device.open_shard(0, crate::ShardOptions::default()).await {
                     Err(Error::Damaged { what, .. }) => {
-                        assert!(what.contains(&pair[0].to_string()), "{what}")
+                        assert!(what.contains(&pair[0].to_string()), "{what}");
                     }
                     Err(e) => panic!("{e}"),
                     Ok(shard) => {

@@ -193,7 +193,7 @@ fn a_slow_read_never_sees_a_reused_block() {
     for seed in 0..10 {
         run(&executor, async {
             let mut slow = options(seed);
-            slow.max_delay = 40;
+            slow.slow_reads = 400;
             let disk = formatted(slow, 1).await;
             let store = open(&executor, &disk).await;
             store.tighten(1);
