@@ -95,6 +95,8 @@ pub(crate) struct Core {
     pub(crate) busy: Rc<Counter>,
     pub(crate) forgotten: RefCell<Vec<Ino>>,
     pub(crate) housekeeping: Notify,
+    /// Waits for locks that occupy a slot at the server.
+    pub(crate) lock_waits: Cell<u16>,
     /// Rung at the end.
     pub(crate) stop: Rc<Event>,
 }
@@ -119,6 +121,7 @@ impl Core {
             busy: Rc::default(),
             forgotten: RefCell::default(),
             housekeeping: Notify::new(),
+            lock_waits: Cell::new(0),
             stop: Rc::default(),
         })
     }

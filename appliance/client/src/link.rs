@@ -190,7 +190,11 @@ impl Link {
     async fn enter(self: Rc<Self>, connection: Connection, life: &Rc<Life>) -> Result<(), Error> {
         let welcome = connection.welcome();
         let lease = Duration::from_millis(u64::from(welcome.lease_ms));
-        self.terms.set(Some(Terms { shards: welcome.shards, lease }));
+        self.terms.set(Some(Terms {
+            shards: welcome.shards,
+            slots: welcome.slots.min(welcome.credits),
+            lease,
+        }));
         self.lost.set(None);
         self.latest.replace(Some(connection.clone()));
         self.watch(connection.clone());

@@ -308,8 +308,9 @@ impl Core {
         flags: WriteFlags,
     ) -> Result<Written> {
         let (open, _busy) = self.handle(ino, handle)?;
-        // Where it goes is not known yet: all of the file may be concerned.
-        let pass = self.pass(ctx, &open, 0..u64::MAX, Access::Write).await?.map(Rc::new);
+        // Where it goes is not known yet, so all of the file may be concerned, and it can't wait: what it keeps locked
+        // could not be left out of an invalidation. Handles opened for appending are direct anyway.
+        let pass = self.pass(ctx, &open, 0..u64::MAX, Access::Writeback).await?.map(Rc::new);
         let mut begin = None;
         let mut done = 0;
         while done < data.len() || begin.is_none() {

@@ -11,6 +11,26 @@ use crate::service::{Conflict, Ctx, Handle, Ino, LockOwner, LockRequest, Result}
 use wire::message;
 use wire::types::{Errno, LockKind, LockSpace, LockType, Status};
 
+/// One of the slots that waits for locks may occupy: half of all, so that the unlock which ends the wait finds one.
+struct WaitSlot<'a>(&'a Core);
+
+impl<'a> WaitSlot<'a> {
+    fn take(core: &'a Core) -> Option<Self> {
+        let most = core.rpc.terms().map_or(1, |t| t.slots / 2);
+        let taken = core.lock_waits.get();
+        (taken < most).then(|| {
+            core.lock_waits.set(taken + 1);
+            Self(core)
+        })
+    }
+}
+
+impl Drop for WaitSlot<'_> {
+    fn drop(&mut self) {
+        self.0.lock_waits.set(self.0.lock_waits.get() - 1);
+    }
+}
+
 impl Core {
     pub(crate) async fn getlk(
         &self,
@@ -48,12 +68,30 @@ impl Core {
         let _busy = if unlock { None } else { Some(self.handle(ino, handle)?) };
         let request = message::SetLock { ino, space, owner, lock: kind, range, pid, wait };
         if wait && !unlock {
-            self.wait_for_lock(ctx, request).await?;
+            match WaitSlot::take(self) {
+                Some(_slot) => self.wait_for_lock(ctx, request).await?,
+                None => self.poll_for_lock(ctx, message::SetLock { wait: false, ..request }).await?,
+            }
         } else {
             self.ask(ctx, Outgoing::new(request)).await?;
         }
         self.locks.borrow_mut().apply(ino, space, owner, kind, range, pid);
         Ok(())
+    }
+
+    /// Asks again and again, where too many waits occupy slots already.
+    async fn poll_for_lock(&self, ctx: &Ctx, request: message::SetLock) -> Result<()> {
+        let mut backoff = crate::core::Backoff::new();
+        loop {
+            match self.ask(ctx, Outgoing::new(request)).await {
+                Err(Errno::EAGAIN) => {}
+                other => return other.map(|_| ()),
+            }
+            let pause = self.rpc.sleep(backoff.next());
+            if let Either::Right(_) = race(pause, ctx.cancel.reached(Interrupt::Signal)).await {
+                return Err(Errno::EINTR);
+            }
+        }
     }
 
     /// Waits at the server, which answers when the lock is granted.

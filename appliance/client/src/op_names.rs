@@ -187,7 +187,8 @@ impl Core {
         io: message::IoMode,
     ) -> (Handle, IoMode) {
         let io = match io {
-            message::IoMode::Cached if !flags.direct && self.caches() => IoMode::Cached,
+            // An append's place is known only when it is done, so its pages could not be told apart in a recall.
+            message::IoMode::Cached if !flags.direct && !flags.append && self.caches() => IoMode::Cached,
             _ => IoMode::Direct,
         };
         let ino = attr.ino();

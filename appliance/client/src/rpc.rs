@@ -114,6 +114,8 @@ pub trait Events {
 pub struct Terms {
     /// Shards of the device.
     pub shards: u16,
+    /// Requests that change something and may be under way together.
+    pub slots: u16,
     /// A session that is silent for so long loses its leases.
     pub lease: Duration,
 }

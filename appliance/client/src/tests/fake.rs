@@ -282,7 +282,7 @@ impl Rpc for Fake {
         Box::pin(async {})
     }
     fn terms(&self) -> Option<Terms> {
-        Some(Terms { shards: 16, lease: Duration::from_secs(10) })
+        Some(Terms { shards: 16, slots: 4, lease: Duration::from_secs(10) })
     }
     fn silence(&self) -> Duration {
         self.clock.get() - self.heard.get()

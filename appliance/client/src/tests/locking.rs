@@ -48,6 +48,19 @@ fn an_interrupted_wait_ends_at_once() {
 }
 
 #[test]
+fn waits_for_locks_leave_slots_for_the_unlock() {
+    let (fake, client, h) = opened(b"", false);
+    fake.model.borrow_mut().held_back.insert(Opcode::SetLock);
+    let waits: Vec<_> = (0..2).map(|_| waiting(&fake, &client, h)).collect();
+    let eagain = wire::Status::Errno(Errno::EAGAIN);
+    fake.model.borrow_mut().refuse.insert(Opcode::SetLock, [eagain; 3].into());
+    assert_eq!(fake.waiting(), [Opcode::SetLock; 2]);
+    // The third asks again and again instead.
+    assert_eq!(fake.run(client.setlk(&Ctx::default(), Ino(5), h, lock(WRITE), true)), Ok(()));
+    assert!(waits.iter().all(|w| w.1.get().is_none()));
+}
+
+#[test]
 fn a_grant_that_won_the_race_is_given_back() {
     let (fake, client, h) = opened(b"", false);
     fake.model.borrow_mut().held_back.insert(Opcode::SetLock);
