@@ -26,6 +26,9 @@ pub const SUBTYPE: &str = "claudefs";
 /// File system type as the mount table has it.
 pub const FSTYPE: &str = "fuse.claudefs";
 
+/// How long a mount that is in the way may take to say whether it lives.
+const DEAD_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A mount that was made and now waits for its INIT to be answered.
 #[derive(Debug)]
 pub struct Mounted {
@@ -69,6 +72,9 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     };
     // The table is looked at before the directory itself: stat(2) on a mount whose server hangs would hang too.
     if let Some(entry) = table::find(&real).map_err(|source| MountError::Table { source })? {
+        if entry.kind == FSTYPE && is_dead(&real) {
+            return Err(MountError::Dead { mountpoint: real });
+        }
         return Err(MountError::Busy { mountpoint: real, source_name: entry.source, kind: entry.kind });
     }
     match std::fs::metadata(&real) {
@@ -76,6 +82,22 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
         Ok(_) => Err(MountError::NotDirectory { mountpoint: real }),
         Err(source) => Err(MountError::Look { mountpoint: real, source }),
     }
+}
+
+/// Whether the client of a mount is gone. It is asked on a thread of its own: one that hangs would not answer.
+fn is_dead(mountpoint: &Path) -> bool {
+    let path = mountpoint.to_owned();
+    let (send, receive) = std::sync::mpsc::channel();
+    let ask = move || {
+        let asked = std::fs::metadata(path).map(drop);
+        // Nobody listens any more where the answer came too late.
+        let _ = send.send(asked);
+    };
+    if std::thread::Builder::new().name("fuse-ask".to_owned()).spawn(ask).is_err() {
+        return false;
+    }
+    let not_connected = Some(rustix::io::Errno::NOTCONN.raw_os_error());
+    matches!(receive.recv_timeout(DEAD_WAIT), Ok(Err(e)) if e.raw_os_error() == not_connected)
 }
 
 #[cfg(test)]
