@@ -80,6 +80,7 @@ struct Prepared {
     body: BodyBuf,
     payload: Parts,
     options: CallOptions,
+    cancel: Option<Rc<Event>>,
 }
 
 fn bare(status: Status, attempts: u32) -> Reply {
@@ -277,7 +278,11 @@ impl Link {
         loop {
             let Some(session) = self.ready().await else { return bare(Status::Cancelled, 0) };
             let (before, _) = session.counters();
-            let result = session.call(&request, call.payload.clone(), call.options).await;
+            let payload = call.payload.clone();
+            let result = match &call.cancel {
+                None => session.call(&request, payload, call.options).await,
+                Some(cancel) => session.call_until(&request, payload, call.options, Rc::clone(cancel)).await,
+            };
             let attempts = 1 + session.counters().0.saturating_sub(before) as u32;
             match result {
                 Ok(reply) => return received(reply, attempts),
@@ -285,6 +290,7 @@ impl Link {
                     tracing::error!(op = call.opcode.name(), reason, "request is too long to be sent");
                     return bare(Status::Malformed, 0);
                 }
+                Err(Error::Cancelled) => return bare(Status::Cancelled, 0),
                 Err(Error::Deadline) => return bare(Status::Expired, attempts),
                 // The identity is over. What may have been executed under it is not asked under another.
                 Err(_) if call.opcode.class() == Class::Once => return bare(Status::Fenced, attempts + 1),
@@ -326,21 +332,18 @@ impl Rpc for Link {
         let flags = if out.need_lease { Flags::NEED_LEASE } else { Flags::none() };
         let options = CallOptions { shard: out.shard, flags, deadline: None };
         let payload = out.payload.iter().cloned().collect();
-        let call = Prepared { opcode: out.request.opcode(), body, payload, options };
+        let waits = matches!(out.request, Request::SetLock(lock) if lock.wait);
+        let cancel = waits.then(|| Rc::new(Event::new()));
+        let call = Prepared { opcode: out.request.opcode(), body, payload, options, cancel: cancel.clone() };
         if out.scope == Scope::Connection {
             return Pending { id, reply: Box::pin(link.once_over(call)) };
         }
-        if !matches!(out.request, Request::SetLock(lock) if lock.wait) {
+        let Some(cancel) = cancel else {
             return Pending { id, reply: Box::pin(link.pursue(call)) };
-        }
-        let cancelled = Rc::new(Event::new());
-        self.calls.borrow_mut().insert(id, Rc::clone(&cancelled));
+        };
+        self.calls.borrow_mut().insert(id, cancel);
         let reply = async move {
-            // Dropping the call makes transport cancel it at the server.
-            let reply = match race(Rc::clone(&link).pursue(call), cancelled.wait()).await {
-                Either::Left(reply) => reply,
-                Either::Right(()) => bare(Status::Cancelled, 1),
-            };
+            let reply = Rc::clone(&link).pursue(call).await;
             link.calls.borrow_mut().remove(&id);
             reply
         };

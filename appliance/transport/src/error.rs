@@ -73,6 +73,9 @@ pub enum Error {
     /// No random bytes.
     #[error("no random bytes from the kernel")]
     Random,
+    /// Cancelled before the server saw it: it has had no effect.
+    #[error("cancelled before it was sent")]
+    Cancelled,
     /// The session was stopped.
     #[error("the session was stopped")]
     Stopped,

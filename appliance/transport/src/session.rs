@@ -10,9 +10,10 @@ use crate::slots::Slots;
 use reactor::Parts;
 use reactor::sync::{Event, Notify, mpsc};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use wire::{Class, Request, Slot, Status};
 
@@ -197,12 +198,37 @@ impl Session {
         payload: Parts,
         options: CallOptions,
     ) -> Result<Reply, Error> {
+        self.run(request, payload, options, None).await
+    }
+
+    /// As [`Session::call`], but when `cancel` is set the server is asked to give up, and its answer is waited for all the same:
+    /// it tells whether the request was executed. A request that was not sent yet is not sent any more.
+    ///
+    /// # Errors
+    /// As [`Session::call`]; [`Error::Cancelled`] where the server never saw the request.
+    pub async fn call_until(
+        &self,
+        request: &Request<'_>,
+        payload: Parts,
+        options: CallOptions,
+        cancel: Rc<Event>,
+    ) -> Result<Reply, Error> {
+        self.run(request, payload, options, Some(cancel)).await
+    }
+
+    async fn run(
+        &self,
+        request: &Request<'_>,
+        payload: Parts,
+        options: CallOptions,
+        cancel: Option<Rc<Event>>,
+    ) -> Result<Reply, Error> {
         let prepared = Prepared::new(request, payload, options)?;
         let once = prepared.opcode.class() == Class::Once;
         let run = async {
             let (slot, sequence) = if once { self.slot().await? } else { (Slot::IDEMPOTENT, 0) };
-            let call =
-                Call { session: self.clone(), request: prepared, slot, sequence, flight: None, sent: false };
+            let session = self.clone();
+            let call = Call { session, request: prepared, slot, sequence, cancel, flight: None, sent: false };
             let mut guard = Guard(Some(call));
             let Some(call) = &mut guard.0 else { return Err(Error::Stopped) };
             let reply = call.drive().await;
@@ -248,6 +274,7 @@ struct Call {
     request: Prepared,
     slot: Slot,
     sequence: u64,
+    cancel: Option<Rc<Event>>,
     flight: Option<Flight>,
     sent: bool,
 }
@@ -257,9 +284,9 @@ impl Call {
         let mut wait = AGAIN;
         loop {
             let result = match &mut self.flight {
-                Some(flight) => flight.await,
+                Some(flight) => answer(flight, self.cancel.as_deref()).await,
                 None => {
-                    let connection = self.session.ready().await?;
+                    let connection = self.connection().await?;
                     if self.sent {
                         self.session.0.repeats.set(self.session.0.repeats.get() + 1);
                     }
@@ -286,10 +313,40 @@ impl Call {
         }
     }
 
+    /// A connection to send over. A cancelled request that may have been executed is sent again, to learn what became of it.
+    async fn connection(&self) -> Result<Connection, Error> {
+        let Some(cancel) = self.cancel.as_deref().filter(|_| !self.sent) else {
+            return self.session.ready().await;
+        };
+        let (mut ready, mut cancelled) = (pin!(self.session.ready()), pin!(cancel.wait()));
+        poll_fn(|cx| match cancelled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(Error::Cancelled)),
+            Poll::Pending => ready.as_mut().poll(cx),
+        })
+        .await
+    }
+
     fn release(self) {
         if self.slot != Slot::IDEMPOTENT {
             self.session.0.slots.borrow_mut().give(self.slot, self.sequence);
             self.session.0.slot_free.notify_one();
+        }
+    }
+}
+
+/// Waits for the answer; once `cancel` is set, asks the server to hurry and waits on.
+async fn answer(flight: &mut Flight, cancel: Option<&Event>) -> Result<Reply, Error> {
+    let Some(cancel) = cancel else { return flight.await };
+    let mut cancelled = pin!(cancel.wait());
+    let first = poll_fn(|cx| match Pin::new(&mut *flight).poll(cx) {
+        Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        Poll::Pending => cancelled.as_mut().poll(cx).map(|()| None),
+    });
+    match first.await {
+        Some(reply) => reply,
+        None => {
+            flight.cancel();
+            flight.await
         }
     }
 }
