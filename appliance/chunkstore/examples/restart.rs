@@ -1,6 +1,7 @@
 //! Measures a store on a file: filling it with chunks, restarting after a kill and after a clean stop, and memory.
 //!
-//! `cargo run --release -p chunkstore --example restart -- FILE [CHUNKS]`: FILE is created, 12 GiB and sparse.
+//! `cargo run --release -p chunkstore --example restart -- FILE [CHUNKS [WRITERS]]`: FILE is created, 12 GiB and sparse;
+//! `... -- FILE open` only opens it.
 
 use chunkstore::{
     Device, ENTRY_BYTES, FileDevice, FileHandle, FileOptions, FormatOptions, Key, Shard, ShardOptions,
@@ -12,8 +13,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 const BYTES: u64 = 12 << 30;
-/// Writers at once.
-const DEPTH: u64 = 64;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -42,14 +41,14 @@ async fn open(path: &Path) -> Result<(Device<FileDevice>, Vec<Shard<FileDevice>>
     Ok((device, shards))
 }
 
-async fn fill(shards: &[Shard<FileDevice>], chunks: u64) -> Result<(), Error> {
+async fn fill(shards: &[Shard<FileDevice>], chunks: u64, depth: u64) -> Result<(), Error> {
     let start = Instant::now();
     let data = Buf::heap(4096).freeze();
     let mut writers = Vec::new();
-    for writer in 0..DEPTH {
+    for writer in 0..depth {
         let (shards, data) = (shards.to_vec(), data.clone());
         writers.push(reactor::spawn(async move {
-            for object in (writer..chunks).step_by(DEPTH as usize) {
+            for object in (writer..chunks).step_by(depth as usize) {
                 let shard = &shards[object as usize % shards.len()];
                 shard.write(Key { object, index: 0 }, 0, data.clone(), &Stamp::at(1)).await?;
             }
@@ -60,6 +59,8 @@ async fn fill(shards: &[Shard<FileDevice>], chunks: u64) -> Result<(), Error> {
         writer.await.map_err(|_| "a writer was aborted")??;
     }
     let seconds = start.elapsed().as_secs_f64();
+    let groups: u64 = shards.iter().map(|s| s.stats().log[0]).sum();
+    println!("{groups} log groups, {:.1} records each", chunks as f64 / groups as f64);
     println!("wrote {chunks} chunks of 4 KiB in {seconds:.1} s, {:.0} a second", chunks as f64 / seconds);
     Ok(())
 }
@@ -70,8 +71,14 @@ fn run(step: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
 
 fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
-    let path = PathBuf::from(args.next().ok_or("usage: restart FILE [CHUNKS]")?);
-    let chunks = args.next().map_or(Ok(1_000_000), |n| n.parse())?;
+    let path = PathBuf::from(args.next().ok_or("usage: restart FILE [CHUNKS [WRITERS]]")?);
+    let what = args.next();
+    if what.as_deref() == Some("open") {
+        // In a process of its own the growth of memory is what the store takes.
+        return run(async { open(&path).await.map(drop) });
+    }
+    let chunks = what.map_or(Ok(1_000_000), |n| n.parse())?;
+    let depth = args.next().map_or(Ok(64), |n| n.parse())?;
     std::fs::File::create_new(&path)?.set_len(BYTES)?;
     println!("crc: {}; an entry takes at most {ENTRY_BYTES} bytes", chunkstore::crc_target());
     run(async {
@@ -83,7 +90,7 @@ fn main() -> Result<(), Error> {
     })?;
     run(async {
         let (device, shards) = open(&path).await?;
-        fill(&shards, chunks).await?;
+        fill(&shards, chunks, depth).await?;
         device.flush().await?;
         Ok(())
     })?;

@@ -35,6 +35,8 @@ pub struct Shared {
     pub(crate) layout: Layout,
     pub(crate) tag: u64,
     pub(crate) incarnation: u64,
+    /// The store had been stopped clean when it was opened: its logs have no torn tails.
+    pub(crate) clean: bool,
     pub(crate) pool: Pool,
     /// One per shard, then the namespace log.
     pub(crate) marks: Vec<Mark>,

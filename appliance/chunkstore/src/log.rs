@@ -22,9 +22,9 @@ use std::sync::atomic::Ordering;
 /// Groups in flight at once. More hide the device's latency from writers that come one by one; each costs two
 /// small writes.
 const DEPTH: usize = 4;
-/// Records that must have gathered before a further group starts beside `n` that are in flight: the first
-/// write never waits, a crowd shares.
-const GATHER: usize = 2;
+/// Records that must have gathered, for each group in flight, before a further one starts beside them: the first write
+/// never waits, a crowd shares.
+const GATHER: usize = 1;
 /// Blocks of the ring that only urgent records get: taking and returning zones, and opening.
 const SPARE: u64 = 16;
 

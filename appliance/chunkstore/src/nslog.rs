@@ -134,7 +134,7 @@ impl<D: BlockDevice> Log<D> {
         let chosen = read_roots(&device, &layout, owner).await?;
         let mut repaired = u64::from(repair_root(&device, &layout, owner, &chosen).await?);
         let root = &chosen.root;
-        let mut scan = Scan::new(&device, owner, layout.ns_log, MAX_GROUP);
+        let mut scan = Scan::new(&device, owner, layout.ns_log, MAX_GROUP, shared.clean);
         let found = scan
             .walk(root.anchor, root.incarnation, root.generation, |group| {
                 for (seq, record) in (group.header.first..).zip(group.records()) {

@@ -220,7 +220,7 @@ impl<D: BlockDevice> Device<D> {
         }
         superblock.generation += 1;
         superblock.incarnation += 1;
-        superblock.clean = false;
+        let clean = std::mem::replace(&mut superblock.clean, false);
         // The copy that is bad or old comes first: at every moment one of them is whole.
         let first = chosen.rewrite.unwrap_or(0);
         write_super(&device, first, &superblock).await?;
@@ -229,6 +229,7 @@ impl<D: BlockDevice> Device<D> {
         let shared = Arc::new(Shared {
             tag: superblock.tag(),
             incarnation: superblock.incarnation,
+            clean,
             pool: Pool::new(layout.zone_count(), layout.reserve_zones(), layout.shards),
             marks: (0..=layout.shards).map(|_| Mark::default()).collect(),
             unflushed: AtomicU64::new(0),

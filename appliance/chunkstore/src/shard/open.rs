@@ -93,7 +93,7 @@ impl<D: BlockDevice> Shard<D> {
         let root = chosen.root;
         opening.load_pages(&root.pages).await?;
         let rings = layout.shard_log(number);
-        let mut scan = Scan::new(&device, owner, rings, MAX_GROUP);
+        let mut scan = Scan::new(&device, owner, rings, MAX_GROUP, shared.clean);
         let mut groups = Groups::new();
         let name = || format!("the log of shard {number}");
         let mut found = scan
