@@ -8,7 +8,7 @@ use redb::backends::FileBackend;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wire::{ClientId, Ino, ROOT_INO, RequestId, Slot, Timestamp};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -23,7 +23,7 @@ struct Shell {
 }
 
 impl Shell {
-    fn open(path: &Path, log: VecDeque<Record>) -> Fallible<Self> {
+    fn open(path: &Path, log: VecDeque<Record>, config: Config) -> Fallible<Self> {
         let (tx, events) = mpsc::channel();
         let path = path.to_path_buf();
         let open: OpenVolume = Box::new(move || {
@@ -31,7 +31,7 @@ impl Shell {
             let backend = FileBackend::new(file).map_err(std::io::Error::other)?;
             Ok(Box::new(backend))
         });
-        let config = Config { queue_records: 1 << 22, queue_bytes: 1 << 32, ..Config::default() };
+        let config = Config { queue_records: 1 << 22, queue_bytes: 1 << 32, ..config };
         // The receiver goes before the applier at the end.
         let (applier, boot) = Applier::start(config, open, move |e| drop(tx.send(e)))?;
         let mut ns = Namespace::open(boot, CacheConfig::default())?;
@@ -149,7 +149,7 @@ fn main() -> Fallible<()> {
     format(Box::new(FileBackend::new(file)?), &mkfs([1; 16], Timestamp::new(1, 0)))?;
 
     let begin = Instant::now();
-    let mut s = Shell::open(&path, VecDeque::new())?;
+    let mut s = Shell::open(&path, VecDeque::new(), Config::default())?;
     let mut dir_ino = ROOT_INO;
     for i in 0..files {
         if i % 1000 == 0 {
@@ -174,19 +174,27 @@ fn main() -> Fallible<()> {
         rss_mib()
     );
 
-    // A log as a crash leaves it: records that no commit holds.
+    drop(s);
+
+    // A log as a crash leaves it: records that no commit holds, because none has begun when the file is copied.
+    let idle =
+        Config { batch_records: usize::MAX, batch_delay: Duration::from_secs(3600), ..Config::default() };
+    let mut s = Shell::open(&path, VecDeque::new(), idle)?;
+    let Reply::Entry(last) = s.run(&Op::Lookup { dir: ROOT_INO, name: b"dir0" })? else {
+        return Err("no dir0".into());
+    };
+    let dir_ino = last.ino();
     for i in 0..20_000 {
         s.make(dir_ino, &format!("late{i}"), 0o100_644)?;
     }
     let log = s.log.clone();
     println!("killed with {} records in the log", log.len());
-    // The threads go on committing until they are joined; the copy of the file from now is what the kill leaves.
     let copy = dir.join("killed.redb");
     std::fs::copy(&path, &copy)?;
     drop(s);
 
     let begin = Instant::now();
-    let mut s = Shell::open(&copy, log)?;
+    let mut s = Shell::open(&copy, log, Config::default())?;
     let opened = begin.elapsed();
     s.run(&Op::Lookup { dir: ROOT_INO, name: b"dir0" })?;
     println!(

@@ -20,7 +20,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use wire::Ino;
+use wire::{FileKind, Ino};
+use zerocopy::IntoBytes;
 
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -28,6 +29,8 @@ const APPLIED: &str = "applied";
 
 /// Inodes read ahead with one that is asked for: they lie beside it and were often made together.
 const AHEAD: usize = 8;
+/// Names read ahead with one that is found: those that a listing shows after it, for programs that visit what they listed.
+const NAMES_AHEAD: usize = 32;
 /// Bytes of one fetched range.
 const RANGE_BYTES: usize = 1 << 20;
 /// Fetches answered from one snapshot.
@@ -108,6 +111,9 @@ pub enum Error {
     /// redb.
     #[error("the database of the namespace: {0}; if it stays so, run `claudefs fsck`")]
     Database(#[source] Box<redb::Error>),
+    /// redb gave up on what it read: damage that it has no error for.
+    #[error("the database of the namespace is damaged: {0}; run `claudefs fsck`")]
+    Panicked(String),
     /// A row does not belong there.
     #[error("the database of the namespace holds a key that fits no table: {0}; run `claudefs fsck`")]
     Key(String),
@@ -123,6 +129,15 @@ pub enum Error {
 
 fn db<E: Into<redb::Error>>(e: E) -> Error {
     Error::Database(Box::new(e.into()))
+}
+
+/// redb answers some damage with a panic: to us that is an error like others, the database is dropped and opened again.
+fn guard<T>(f: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|e| {
+        let text = e.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| e.downcast_ref::<String>().cloned());
+        Err(Error::Panicked(text.unwrap_or_else(|| "no reason given".into())))
+    })
 }
 
 /// The applier can take no more now: wait for [`Event::Applied`] or [`Event::Fetched`].
@@ -158,9 +173,12 @@ impl StorageBackend for Volume {
 }
 
 fn open_db(volume: Box<dyn StorageBackend>, cache: usize) -> Result<(Database, Seq), Error> {
-    let base = Database::builder().set_cache_size(cache).create_with_backend(Volume(volume)).map_err(db)?;
-    let applied = applied(&base)?;
-    Ok((base, applied))
+    guard(|| {
+        let base =
+            Database::builder().set_cache_size(cache).create_with_backend(Volume(volume)).map_err(db)?;
+        let applied = applied(&base)?;
+        Ok((base, applied))
+    })
 }
 
 fn applied(base: &Database) -> Result<Seq, Error> {
@@ -237,12 +255,19 @@ fn apply<'a>(
 /// Makes the database of a new file system on an empty volume.
 pub fn format(volume: Box<dyn StorageBackend>, records: &[Record]) -> Result<Seq, Error> {
     let (base, at) = open_db(volume, 1 << 20)?;
-    apply(&base, at, records)
+    guard(move || apply(&base, at, records))
 }
 
 /// Calls `each` for every row in key order, for fsck.
 pub fn dump(volume: Box<dyn StorageBackend>, mut each: impl FnMut(&[u8], &[u8])) -> Result<Seq, Error> {
     let (base, at) = open_db(volume, 16 << 20)?;
+    guard(move || {
+        visit(&base, &mut each)?;
+        Ok(at)
+    })
+}
+
+fn visit(base: &Database, each: &mut impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
     let txn = base.begin_read().map_err(db)?;
     match txn.open_table(ROWS) {
         Ok(table) => {
@@ -254,7 +279,7 @@ pub fn dump(volume: Box<dyn StorageBackend>, mut each: impl FnMut(&[u8], &[u8]))
         Err(TableError::TableDoesNotExist(_)) => {}
         Err(e) => return Err(db(e)),
     }
-    Ok(at)
+    Ok(())
 }
 
 #[derive(Default)]
@@ -309,7 +334,7 @@ impl Applier {
         notify: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<(Self, Boot), Error> {
         let (base, at) = open_db(open()?, config.cache_bytes)?;
-        let boot = boot(&base, at)?;
+        let boot = guard(|| boot(&base, at))?;
         let queue = Queue { base: Some(Arc::new(base)), ..Queue::default() };
         let shared = Arc::new(Shared {
             config,
@@ -436,7 +461,7 @@ impl Writer {
         loop {
             let base = self.shared.lock().base.clone();
             let result = match base {
-                Some(base) => apply(&base, self.applied, batch),
+                Some(base) => guard(|| apply(&base, self.applied, batch)),
                 None => self.reopen(),
             };
             match result {
@@ -523,7 +548,7 @@ fn read(shared: &Shared) {
                 q = shared.reader.wait(q).unwrap_or_else(PoisonError::into_inner);
             }
         };
-        let Err(error) = answer(shared, &base, &mut batch) else {
+        let Err(error) = guard(|| answer(shared, &base, &mut batch)) else {
             failures = 0;
             continue;
         };
@@ -594,9 +619,36 @@ fn fetch_key(rows: Option<&Rows>, key: &Key, out: &mut Fetched) -> Result<(), Er
     if key.table() == Some(Table::Dentry)
         && let Some(Ok(entry)) = value.as_deref().map(layout::dentry)
     {
-        fetch_key(Some(rows), &Key::inode(Ino(entry.ino.get())), out)?;
+        fetch_inode(rows, entry.ino.get(), out)?;
+        names_ahead(rows, key, entry.cookie.get(), out)?;
     }
     out.rows.push((key.clone(), value));
+    Ok(())
+}
+
+fn fetch_inode(rows: &Rows, ino: u64, out: &mut Fetched) -> Result<(), Error> {
+    let key = Key::inode(Ino(ino));
+    let row = rows.get(key.bytes()).map_err(db)?.map(|v| v.value().into());
+    out.rows.push((key, row));
+    Ok(())
+}
+
+/// The entries behind a position: a row of the listing says all that a row of the name says.
+fn names_ahead(rows: &Rows, name: &Key, cookie: u64, out: &mut Fetched) -> Result<(), Error> {
+    let Some(dir) = name.id().map(Ino) else { return Ok(()) };
+    let range = KeyRange::after_cookie(dir, cookie);
+    for row in rows.range::<&[u8]>(range.start.bytes()..range.end.bytes()).map_err(db)?.take(NAMES_AHEAD) {
+        let (k, v) = row.map_err(db)?;
+        let position = Key::raw(k.value());
+        let position = position.rest().and_then(|r| r.try_into().ok()).map(u64::from_be_bytes);
+        if let (Some(position), Ok((c, name))) = (position, layout::cookie(v.value()))
+            && let Some(kind) = FileKind::from_dirent_type(c.kind)
+        {
+            let (entry, _) = layout::encode_entry(c.ino.into(), kind, position, name);
+            out.rows.push((Key::dentry(dir, name), Some(entry.as_bytes().into())));
+            fetch_inode(rows, c.ino.get(), out)?;
+        }
+    }
     Ok(())
 }
 
@@ -611,9 +663,7 @@ fn fetch_range(rows: Option<&Rows>, miss: &RangeMiss, out: &mut Fetched) -> Resu
             let value = listed_value(&key, v.value());
             bytes += key.len() + value.len();
             if names && let Ok(entry) = layout::dentry(value) {
-                let inode = Key::inode(Ino(entry.ino.get()));
-                let row = rows.get(inode.bytes()).map_err(db)?.map(|v| v.value().into());
-                out.rows.push((inode, row));
+                fetch_inode(rows, entry.ino.get(), out)?;
             }
             let last = key.successor();
             got.rows.push((key, value.into()));

@@ -162,7 +162,7 @@ impl Namespace {
         row.modified(w.time);
         let killed = w.kill_suidgid && exec::kill_suidgid(&mut row);
         if killed || row.has(InodeRow::FLAG_CAPS) {
-            return self.write_now(w, row, page);
+            return self.write_now(w, row, page.as_ref());
         }
         let record =
             (!self.is_marked(w.ino)).then(|| self.log(vec![(Key::dirty(w.ino), Some(Box::default()))]));
@@ -188,12 +188,12 @@ impl Namespace {
         &mut self,
         w: &Wrote,
         mut row: InodeRow,
-        page: Option<(Key, Page)>,
+        page: Option<&(Key, Page)>,
     ) -> Result<Updated, LazyError> {
         let marked = self.is_marked(w.ino);
         let done = self.transact(&OpCtx::plain(ClientId(0), w.time), |t| {
             exec::drop_caps(t, w.ino, &mut row)?;
-            if let Some((key, page)) = &page {
+            if let Some((key, page)) = page {
                 t.put(key.clone(), page);
             }
             t.put_inode(w.ino, &row);

@@ -63,7 +63,7 @@ impl NameFilter {
         }
         let grown = match self.layers.last().map(|l| l.left) {
             None => Some(EXACT * 8),
-            Some(0) => Some(EXACT * 8 << (2 * self.layers.len()).min(24)),
+            Some(0) => Some((EXACT * 8) << (2 * self.layers.len()).min(24)),
             Some(_) => None,
         };
         let mut bytes = 0;

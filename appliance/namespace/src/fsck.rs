@@ -245,7 +245,7 @@ impl Check {
         let shown = name.escape_ascii();
         match self.nodes.get_mut(&ino) {
             None => {
-                self.lost(format!("name {shown} in directory {dir} means inode {ino}, which is not there"))
+                self.lost(format!("name {shown} in directory {dir} means inode {ino}, which is not there"));
             }
             Some(n) => {
                 n.links += 1;

@@ -8,7 +8,7 @@
 //! loop {
 //!     let touched = ns.touches(&op)?;                      // inodes read and changed: check leases first
 //!     match ns.execute(&ctx, &op) {
-//!         Err(miss) => ns.fetched(applier.fetch(miss)),    // nothing has changed; run it again
+//!         Err(miss) => ns.fetched(rows of the miss),       // nothing has changed; run it again, also if it answers false
 //!         Ok(done) => {
 //!             log.append(done.record);                     // in the order of `Record::seq`, without gaps
 //!             // the reply leaves when every record up to `done.depends_on` (its own included) is on the device;
@@ -17,14 +17,17 @@
 //!     }
 //! }
 //! ```
-//! * `Namespace::open(boot, config)` after [`applier`] opened the database, then `replay(record)` for each record of the log
-//!   after `boot.applied`, then `start(now)`, whose record begins the new boot epoch.
+//! * `Namespace::open(boot, cache)` after [`applier`] opened the database, then `replay(record)` for each record of the log
+//!   after `boot.applied`, then `start()`, whose record begins the new boot epoch.
 //! * `applied(seq)` when the applier reports it. `pressure()` says when to stop taking changes until it does.
-//! * Data: `prepare_write(ino, object, ..)` before or beside the shard's write (its record must be on the device before the
-//!   write is acknowledged), `wrote(..)` after it, `accessed(..)` after reads, `commit_dirty(..)` each second, at fsync and at
-//!   the last close. After a crash `free_work` truncations, then `dirty_inodes()` and `rebuild(..)`.
-//! * Free list: after each device flush `free_work(limit)`, delete the chunks it names, `freed(entry)`.
-//! * Exactly once: `replayed(request)` before executing anything that has a slot.
+//! * Data: `prepare_write(ino, object)` before or beside the shard's write (its record must be on the device before the write
+//!   is acknowledged), `wrote(..)` after it, `accessed(..)` after reads, `commit_dirty(ino)` at fsync and last close,
+//!   `commit_all_dirty()` each second, then a flush, then `clear_marks(stamp from before the flush)`.
+//! * After a crash: `pending_cuts()` (cut as `free_chunks` says, `freed`), then `dirty_inodes()` and `rebuild(..)`; after the
+//!   grace window `orphans()` and `reap_orphan(..)`.
+//! * Free list: after each device flush up to record `s`, `free_work(s, ..)`, delete what `free_chunks(entry, ..)` names,
+//!   `freed(entry)` until it gives no record.
+//! * Exactly once: `replayed(request)` before executing anything that has a slot; if new, `stale_open(request)` and close it.
 
 pub mod leases;
 pub mod locks;

@@ -131,8 +131,8 @@ impl Namespace {
             damage: Vec::new(),
             stamp: 0,
         };
-        for (key, value) in &boot.rows {
-            ns.learn(key, Some(value))?;
+        for (key, value) in boot.rows {
+            ns.learn(&key, Some(&value))?;
         }
         Ok(ns)
     }

@@ -19,9 +19,9 @@ use wire::Ino;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Miss {
     /// Single rows.
-    pub keys: SmallVec<[Key; 2]>,
+    pub keys: Vec<Key>,
     /// Ranges.
-    pub ranges: SmallVec<[RangeMiss; 1]>,
+    pub ranges: Vec<RangeMiss>,
 }
 
 /// A range to fetch.
@@ -35,7 +35,7 @@ pub struct RangeMiss {
 
 impl Miss {
     pub(crate) fn key(key: Key) -> Self {
-        Self { keys: SmallVec::from_iter([key]), ranges: SmallVec::new() }
+        Self { keys: vec![key], ranges: Vec::new() }
     }
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.ranges.is_empty()
@@ -253,7 +253,7 @@ impl View {
         while at < range.end {
             let miss = || {
                 let range = KeyRange { start: at.clone(), end: range.end.clone() };
-                Miss { keys: SmallVec::new(), ranges: SmallVec::from_iter([RangeMiss { range, limit }]) }
+                Miss { keys: Vec::new(), ranges: vec![RangeMiss { range, limit }] }
             };
             let (_, page) = self.pages.range(..=at.clone()).next_back().ok_or_else(miss)?;
             if page.end <= at {

@@ -286,7 +286,7 @@ impl Run {
         let ino = self.pick(x);
         let (mode, size) = (u32::from(a) * 2 % 0o1000, u64::from(b) * 70_000);
         let mut set = SetAttr { mode: Some(mode), ..SetAttr::default() };
-        if a % 2 == 0 {
+        if a.is_multiple_of(2) {
             set.size = Some(size);
         }
         let want = match self.m.nodes.get(&ino).map(|n| n.kind) {
@@ -307,7 +307,7 @@ impl Run {
         let ino = self.pick(x);
         let name = format!("user.{}", a % 3);
         let value = vec![b; b as usize];
-        let (op, removes) = if b % 3 == 0 {
+        let (op, removes) = if b.is_multiple_of(3) {
             (Op::RemoveXattr { ino, name: name.as_bytes() }, true)
         } else {
             (Op::SetXattr { ino, name: name.as_bytes(), value: &value, flags: 0 }, false)

@@ -170,9 +170,8 @@ fn applies_in_order_and_serves_snapshots() {
     };
     a.fetch(9, miss).expect("room");
     let rows = loop {
-        match rx.recv_timeout(Duration::from_secs(60)).expect("an answer") {
-            Event::Fetched { id: 9, rows } => break rows,
-            _ => {}
+        if let Event::Fetched { id: 9, rows } = rx.recv_timeout(Duration::from_secs(60)).expect("an answer") {
+            break rows;
         }
     };
     assert_eq!(rows.applied, last);
@@ -264,4 +263,25 @@ fn queues_are_bounded_and_gaps_refused() {
     assert_eq!(contents(&disk).0, log[4].seq(), "what was submitted is committed at the end");
     let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
     assert!(matches!(apply(&base, at, &log[7..]), Err(Error::Gap { .. })));
+}
+
+#[test]
+fn a_damaged_volume_is_an_error_and_no_panic() {
+    let log = history(200);
+    let disk = Disk::new();
+    format(disk.volume(), &log).expect("formats");
+    let good = get(&disk.now).clone();
+    for at in (0..good.len()).step_by(good.len() / 60) {
+        let damaged = Disk::new();
+        let mut bytes = good.clone();
+        for b in bytes.iter_mut().skip(at).take(64) {
+            *b ^= 0x5A;
+        }
+        *get(&damaged.now) = bytes;
+        // Unused pages may be damaged without anybody noticing.
+        let _ = dump(damaged.volume(), |_, _| {});
+    }
+    let short = Disk::new();
+    *get(&short.now) = good[..good.len() / 2].to_vec();
+    assert!(dump(short.volume(), |_, _| {}).is_err());
 }

@@ -145,7 +145,7 @@ pub(crate) fn touches(t: &Txn<'_>, op: &Op<'_>) -> Res<Touched> {
             child(new_dir, new_name, Modify, &mut out)?;
         }
         Op::SetAttr { ino, .. } | Op::SetXattr { ino, .. } | Op::RemoveXattr { ino, .. } => {
-            out.push((ino, Modify))
+            out.push((ino, Modify));
         }
         Op::Open { ino, flags } => {
             out.push((ino, if flags & open_flags::TRUNC != 0 { Modify } else { Read }));
