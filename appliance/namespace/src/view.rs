@@ -206,7 +206,8 @@ impl View {
     /// A row as it is now.
     pub(crate) fn get(&self, key: &Key) -> Result<Found<'_>, Miss> {
         if let Some(v) = self.volatile.get(key) {
-            return Ok((Some(&v.value), v.mark));
+            // It was made from the row beneath, whose record may not be on the device yet.
+            return Ok((Some(&v.value), v.mark.max(self.logged_at(key))));
         }
         self.get_logged(key)
     }

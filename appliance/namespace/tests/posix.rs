@@ -215,6 +215,19 @@ fn times_and_relatime() {
     w.check();
 }
 
+/// A lazy value waits for the record that it was made from: what a reader saw must not vanish in a crash.
+#[test]
+fn lazy_values_depend_on_what_is_beneath() {
+    let mut w = World::new(17);
+    w.chaos = false;
+    let f = w.file(ROOT, "f");
+    let made = w.ns.last_seq();
+    let time = Timestamp::new(w.now + 9, 0);
+    assert!(w.lazy(|ns| ns.accessed(f, time)).expect("accessed"));
+    let ctx = w.ctx();
+    assert_eq!(w.execute(&ctx, &Op::GetAttr { ino: f }).depends_on, made);
+}
+
 #[test]
 fn unnamed_files() {
     let mut w = World::new(6);
