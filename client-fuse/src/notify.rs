@@ -256,8 +256,8 @@ impl Target {
     fn notes(&self, recall: &Recall) -> (Vec<Note>, usize) {
         let Some(node) = self.nodes.node(recall.ino) else { return (Vec::new(), 0) };
         let flags = if self.agreed.has(init::HAS_EXPIRE_ONLY) { EXPIRE_ONLY } else { 0 };
-        let entry = |name: &Box<[u8]>| Note::Entry { dir: node, name: name.clone(), flags };
-        let mut notes: Vec<Note> = recall.names.iter().map(entry).collect();
+        let entry = |name: &[u8]| Note::Entry { dir: node, name: name.into(), flags };
+        let mut notes: Vec<Note> = recall.names.iter().map(|name| entry(name)).collect();
         let names = notes.len();
         match &recall.data {
             Stale::Nothing => {}
@@ -329,7 +329,7 @@ mod tests {
         let recall = Recall {
             ino: Ino(40),
             attrs: true,
-            data: Stale::Ranges([4096..8192].into_iter().collect()),
+            data: Stale::Ranges(std::iter::once(4096..8192).collect()),
             names: vec![b"a".as_slice().into()],
         };
         let (notes, names) = target.notes(&recall);

@@ -9,10 +9,6 @@ use zerocopy::IntoBytes;
 
 /// A successful reply's contents.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives on the stack for one poll; a box would cost an allocation on every reply"
-)]
 #[allow(missing_docs, reason = "the variants are the protocol's replies")]
 pub(crate) enum Reply {
     Empty,

@@ -98,7 +98,6 @@ impl Mount {
         Ok(Self { mountpoint: mounted.mountpoint, agreed, stats, serving })
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a Mount, once")]
     async fn serve<S: FileService>(
         config: &MountConfig,
         service: Rc<S>,

@@ -225,7 +225,7 @@ fn what_a_lease_covers_is_cached_until_its_recall() {
     fs::write(m.path("big"), &big).expect("written");
     assert!(fs::read(m.path("big")).expect("read") == big);
     write_behind(&m, "big", 4096, &[b'b'; 4096]);
-    let data = Stale::Ranges([4096..8192].into_iter().collect());
+    let data = Stale::Ranges(std::iter::once(4096..8192).collect());
     recall(&m, Recall { ino: ino_of(&m, "big"), attrs: true, data, ..Recall::default() });
     let now = fs::read(m.path("big")).expect("read");
     assert!(now[4096..8192].iter().all(|&b| b == b'b') && now[..4096] == big[..4096]);

@@ -92,7 +92,7 @@ impl<S: FileService> Session<S> {
             return Err(Errno::EINVAL);
         }
         // The narrow form can't tell more than this; the caller goes on from there.
-        let len = if wide { arg.len } else { arg.len.min(u64::from(u32::MAX & !0xFFF)) };
+        let len = if wide { arg.len } else { arg.len.min(u64::from(!0xFFF_u32)) };
         let from = Place { ino: rq.ino, handle: Handle(arg.fh_in), offset: arg.off_in };
         let to =
             Place { ino: self.nodes.ino(arg.nodeid_out), handle: Handle(arg.fh_out), offset: arg.off_out };
