@@ -59,8 +59,6 @@ pub enum Command {
     Df(Df),
     /// Read every block of a running node and check it
     Scrub(Scrub),
-    /// Check a device that no daemon has open
-    Fsck(Fsck),
     /// List devices, grow one, preallocate one
     #[command(subcommand)]
     Device(Device),
@@ -109,9 +107,6 @@ pub struct Format {
     /// Number of shards, for ever: at least the cores that the store will run on
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: u16,
-    /// Bytes of a chunk: a power of two from 4KiB to 1MiB
-    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
-    pub chunk_size: ByteSize,
     /// Write zeros over everything, so that first writes are as fast as later ones; takes as long as filling the device
     #[arg(long)]
     pub preallocate: bool,
@@ -154,8 +149,20 @@ pub struct Mount {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub key: Option<PathBuf>,
     /// Stay in the foreground and log to the terminal; the same as -o foreground
-    #[arg(long, short)]
+    #[arg(long)]
     pub foreground: bool,
+    /// Pass over unknown options, as mount(8) asks for
+    #[arg(short = 's')]
+    pub sloppy: bool,
+    /// Check everything, but do not mount
+    #[arg(short = 'f', long)]
+    pub fake: bool,
+    /// Say what is done
+    #[arg(short = 'v', long)]
+    pub verbose: bool,
+    /// Without effect: there is no mtab; mount(8) passes it
+    #[arg(short = 'n', hide = true)]
+    pub no_mtab: bool,
 }
 
 /// Unmounts. A mount whose client has died ("Transport endpoint is not connected") is cleared as well.
@@ -323,6 +330,7 @@ pub enum Key {
     /// Make a cluster key
     Generate(KeyGenerate),
     /// Print a key's public fingerprint
+    #[command(visible_alias = "show")]
     ShowId(KeyShowId),
 }
 
@@ -376,4 +384,54 @@ pub struct Man {
     /// An existing directory
     #[arg(value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_mount_passes_is_understood() {
+        let words =
+            ["claudefs", "mount", "h:/", "/mnt", "-s", "-n", "-v", "-o", "rw,_netdev", "-o", "key=/k"];
+        let Command::Mount(args) = Cli::parse_from(words).command else { unreachable!("it is a mount") };
+        assert_eq!(args.options, ["rw,_netdev", "key=/k"]);
+        assert!(args.sloppy && args.verbose && !args.fake);
+    }
+
+    #[test]
+    fn watch_takes_seconds_or_none() {
+        for (words, want) in [
+            (&["claudefs", "status"][..], None),
+            (&["claudefs", "status", "--watch"], Some(2)),
+            (&["claudefs", "status", "--watch", "9", "--json"], Some(9)),
+        ] {
+            let Command::Status(args) = Cli::parse_from(words).command else { unreachable!("it is status") };
+            assert_eq!(args.watch, want);
+        }
+        assert!(Cli::try_parse_from(["claudefs", "status", "--watch", "0"]).is_err());
+        assert!(Cli::try_parse_from(["claudefs", "scrub", "--stop", "--repair"]).is_err());
+        assert!(Cli::try_parse_from(["claudefs", "format", "--shards", "257", "x"]).is_err());
+        assert!(Cli::try_parse_from(["claudefs", "format", "--size", "8GB1", "x"]).is_err());
+    }
+
+    /// Every command's help shows how it is used.
+    #[test]
+    fn every_help_has_examples() {
+        fn check(command: &clap::Command) {
+            let mut all = command.get_subcommands().filter(|c| c.get_name() != "help").peekable();
+            if all.peek().is_none() {
+                let help = command.clone().render_long_help().to_string();
+                assert!(help.contains("Examples:\n"), "{}: {help}", command.get_name());
+            }
+            all.for_each(check);
+        }
+        check(&Cli::command());
+    }
 }

@@ -1,20 +1,90 @@
 //! The operator's tool as a library: arguments, commands, and what they print.
 //!
-//! Owns what people see. Must not know formats on disk or on the wire: it calls the libraries that do.
+//! Owns what people see and what scripts rely on: texts, JSON documents, exit codes. Must not hold logic of the file
+//! system, nor know formats on disk or on the wire: it calls the libraries that do.
 
+mod admin;
 pub mod args;
+pub mod confirm;
+mod device;
+pub mod failure;
+mod format;
+mod key;
+mod manual;
+mod mount;
+pub mod print;
+pub mod progress;
+mod scrub;
+mod status;
 
+use args::{Cli, Command, Device, Key};
 use clap::Parser;
-use std::ffi::OsString;
+use clap::error::ErrorKind;
+use failure::Failure;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs the command line `args` and says how it went.
+/// fsck(8)'s code for a wrong command line.
+const FSCK_USAGE: u8 = 16;
+
+/// Runs the command line `args`, says what went wrong, and gives the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match args::Cli::try_parse_from(args) {
-        Ok(_) => ExitCode::FAILURE,
+    let mut words: Vec<OsString> = args.into_iter().collect();
+    // mount(8) runs `mount.claudefs SOURCE DIR [-o OPTIONS]`: the arguments of `claudefs mount`.
+    let name = words.first().and_then(|w| Path::new(w).file_name());
+    if name.is_some_and(|n| n == "mount.claudefs") {
+        words.insert(1, "mount".into());
+    }
+    let fsck = words.get(1).is_some_and(|w| w == OsStr::new("fsck"));
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
         Err(error) => {
+            // Nobody to tell is no reason to fail otherwise.
             let _ = error.print();
-            ExitCode::from(2)
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return match (asked, fsck) {
+                (true, _) => ExitCode::SUCCESS,
+                (false, true) => FSCK_USAGE.into(),
+                (false, false) => Failure::Usage(String::new()).exit_code().into(),
+            };
         }
+    };
+    start_log();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = failure.to_string();
+            if !text.is_empty() && !matches!(failure, Failure::Closed) {
+                print::say(&format!("claudefs: {text}"));
+            }
+            failure.exit_code().into()
+        }
+    }
+}
+
+/// Libraries report through `tracing`; a command's own messages say what matters, so only errors show by default.
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("CLAUDEFS_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    // Fails only where a log is set up already, as in tests.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Format(args) => format::format(&args),
+        Command::Mount(args) => mount::mount(args),
+        Command::Umount(args) => mount::umount(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Df(args) => status::df(&args),
+        Command::Scrub(args) => scrub::scrub(&args),
+        Command::Device(Device::List(args)) => device::list(&args),
+        Command::Device(Device::Grow(args)) => device::grow(&args),
+        Command::Device(Device::Preallocate(args)) => device::preallocate(&args),
+        Command::Key(Key::Generate(args)) => key::generate(&args),
+        Command::Key(Key::ShowId(args)) => key::show_id(&args),
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man(args) => manual::man(&args.dir),
     }
 }

@@ -1,5 +1,7 @@
-//! The `claudefs` binary: hands the command line to the library.
+//! Entry of `claudefs`, and of `mount.claudefs`, which may be a link to it: the name that mount(8) looks for.
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     claudefs_cli::main(std::env::args_os())
 }
