@@ -8,7 +8,7 @@
 //! - [`abi`]: the protocol as data. [`init`]: what is agreed upon at the start, and why.
 //! - [`channel`]: the device. [`session`]: its requests as tasks. [`ops`]: what each means. [`convert`]: types to and fro.
 //! - [`notify`]: invalidation, and why it can't deadlock. [`inflight`]: INTERRUPT.
-//! - [`mount`]: options and system calls around it. [`running`]: a mount from start to end.
+//! - [`mount`]: options and system calls around it. [`running`]: a mount from start to end. [`program`]: the command.
 //!
 //! Must not hold file system logic: what this crate decides is how the kernel caches, and nothing else. `docs/SEMANTICS.md` states what an
 //! application can rely on.
@@ -21,6 +21,7 @@ pub mod init;
 pub mod mount;
 pub mod notify;
 mod ops;
+pub mod program;
 mod reply;
 mod running;
 pub mod session;
