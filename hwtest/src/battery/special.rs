@@ -1,7 +1,7 @@
 //! Locks, special files, execution, totals.
 
 use super::program;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use std::fs::{self, File};
@@ -70,20 +70,20 @@ fn record(file: &File, kind: i32, start: i64, len: i64) -> nix::Result<i32> {
 pub(crate) fn lock_two(first: &Path, second: &Path) -> Result<()> {
     let open = |p: &Path| File::options().create(true).truncate(false).read(true).write(true).open(p);
     let (a, b) = (open(first)?, open(second)?);
-    flock(&a, FlockOperation::NonBlockingLockExclusive)?;
+    flock(&a, FlockOperation::NonBlockingLockExclusive).context("a free file can be locked")?;
     ensure!(flock(&b, FlockOperation::NonBlockingLockShared).is_err(), "an exclusive flock excludes");
     let (read, write, free) = (nix::libc::F_RDLCK, nix::libc::F_WRLCK, nix::libc::F_UNLCK);
-    record(&b, write, 0, 0)?;
+    record(&b, write, 0, 0).context("record locks and flock don't meet")?;
     ensure!(record(&a, read, 5, 1).is_err(), "an exclusive record lock excludes");
-    record(&b, free, 0, 0)?;
-    record(&a, write, 0, 10)?;
-    record(&b, write, 10, 10)?;
+    record(&b, free, 0, 0).context("unlock")?;
+    record(&a, write, 0, 10).context("the first ten bytes are free")?;
+    record(&b, write, 10, 10).context("the next ten bytes are free")?;
     ensure!(record(&b, read, 9, 1).is_err() && record(&a, read, 10, 1).is_err(), "ranges have exact ends");
-    record(&a, free, 5, 1)?;
-    record(&b, read, 5, 1)?;
+    record(&a, free, 5, 1).context("one byte of a range is given back")?;
+    record(&b, read, 5, 1).context("a byte that was given back is free")?;
     drop(a);
-    flock(&b, FlockOperation::NonBlockingLockExclusive)?;
-    record(&b, write, 0, 0)?;
+    // A FUSE server hears of a close a little later than close(2) returns (RELEASE is not waited for), so this waits.
+    flock(&b, FlockOperation::LockExclusive).context("a closed file's flock is gone")?;
     Ok(())
 }
 
