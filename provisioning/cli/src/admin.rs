@@ -64,8 +64,7 @@ fn host_port(text: &str) -> Result<(&str, u16), Failure> {
     if host.is_empty() { Err(wrong()) } else { Ok((host, port)) }
 }
 
-fn resolve(text: &str) -> Result<Vec<SocketAddr>, Failure> {
-    let (host, port) = host_port(text)?;
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let found: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
         .map_err(|e| {
@@ -88,7 +87,8 @@ impl Target {
     pub(crate) fn new(remote: &Remote) -> Result<Self, Failure> {
         let environment = std::env::var("CLAUDEFS_SERVER").ok().filter(|v| !v.is_empty());
         let name = remote.server.clone().or(environment).unwrap_or_else(|| SERVER.to_owned());
-        let addresses = resolve(&name)?;
+        let (host, port) = host_port(&name)?;
+        let addresses = resolve(host, port)?;
         let key = Key::load(&key_file(remote.key.as_deref()))?;
         let id = getrandom::u64().map_err(|e| Failure::Other(format!("no random bytes: {e}")))?;
         let timeout = Duration::from_secs(u64::from(remote.timeout));

@@ -133,6 +133,9 @@ Examples:
   claudefs mount storage1:/ ~/files -o key=$HOME/.claudefs.key
   echo 'storage1:/ /mnt claudefs _netdev,noatime 0 0' >> /etc/fstab
 
+The program mount.claudefs mounts and stays behind to serve the mount; its exit codes are those of
+mount(8). SIGTERM to it unmounts.
+
 Options (-o): ro, rw, noatime, relatime, nodev, nosuid, noexec, sync, dirsync, _netdev, nofail, x-*;
 key=FILE, log=FILE, foreground, read_ahead=KIB.")]
 pub struct Mount {
@@ -163,6 +166,9 @@ pub struct Mount {
     /// Without effect: there is no mtab; mount(8) passes it
     #[arg(short = 'n', hide = true)]
     pub no_mtab: bool,
+    /// Without effect: the type, as mount(8) passes it
+    #[arg(short = 't', hide = true)]
+    pub kind: Option<String>,
 }
 
 /// Unmounts. A mount whose client has died ("Transport endpoint is not connected") is cleared as well.

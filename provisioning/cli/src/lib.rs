@@ -22,7 +22,6 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use failure::Failure;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
 use std::process::ExitCode;
 
 /// fsck(8)'s code for a wrong command line.
@@ -30,12 +29,7 @@ const FSCK_USAGE: u8 = 16;
 
 /// Runs the command line `args`, says what went wrong, and gives the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut words: Vec<OsString> = args.into_iter().collect();
-    // mount(8) runs `mount.claudefs SOURCE DIR [-o OPTIONS]`: the arguments of `claudefs mount`.
-    let name = words.first().and_then(|w| Path::new(w).file_name());
-    if name.is_some_and(|n| n == "mount.claudefs") {
-        words.insert(1, "mount".into());
-    }
+    let words: Vec<OsString> = args.into_iter().collect();
     let fsck = words.get(1).is_some_and(|w| w == OsStr::new("fsck"));
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
@@ -43,11 +37,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Nobody to tell is no reason to fail otherwise.
             let _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return match (asked, fsck) {
-                (true, _) => ExitCode::SUCCESS,
-                (false, true) => FSCK_USAGE.into(),
-                (false, false) => Failure::Usage(String::new()).exit_code().into(),
-            };
+            let usage = Failure::Usage(String::new());
+            return if asked { ExitCode::SUCCESS } else { exit_code(&usage, fsck) };
         }
     };
     start_log();
@@ -58,8 +49,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             if !text.is_empty() && !matches!(failure, Failure::Closed) {
                 print::say(&format!("claudefs: {text}"));
             }
-            failure.exit_code().into()
+            exit_code(&failure, fsck)
         }
+    }
+}
+
+/// The code for a script, or as fsck(8) has it.
+fn exit_code(failure: &Failure, fsck: bool) -> ExitCode {
+    match failure {
+        Failure::Usage(_) if fsck => FSCK_USAGE.into(),
+        other => other.exit_code().into(),
     }
 }
 

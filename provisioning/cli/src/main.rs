@@ -1,4 +1,4 @@
-//! Entry of `claudefs`, and of `mount.claudefs`, which may be a link to it: the name that mount(8) looks for.
+//! Entry of `claudefs`.
 
 use std::process::ExitCode;
 

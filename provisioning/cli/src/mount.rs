@@ -8,9 +8,10 @@ use client_fuse::{Options, Source, Unmount, UnmountError, unmount};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use transport::Key;
 
-/// The program that mounts and then serves the mount.
-const HELPER: &str = "mount.claudefs";
+/// The program that mounts and then serves the mount, as it is installed and as cargo builds it.
+const HELPERS: [&str; 2] = ["mount.claudefs", "mount-claudefs"];
 /// Where mount(8) looks for helpers, which is not always in PATH.
 const HELPER_FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin"];
 
@@ -22,12 +23,11 @@ pub(crate) fn mount(args: Mount) -> Result<(), Failure> {
         let parsed = if args.sloppy { options.parse_sloppy(list).map(drop) } else { options.parse(list) };
         parsed.map_err(|e| Failure::Usage(e.to_string()))?;
     }
+    let key = key_file(args.key.as_deref().or(options.key.as_deref()));
+    // Before a process is left behind; the program reads it again.
+    Key::load(&key)?;
     let mut list = args.options;
-    if options.key.is_none() {
-        let key = key_file(args.key.as_deref());
-        // Where there is none, the helper says so as it would for mount(8).
-        list.push(format!("key={}", key.display()));
-    }
+    list.push(format!("key={}", key.display()));
     if args.foreground && !options.foreground {
         list.push("foreground".to_owned());
     }
@@ -44,17 +44,19 @@ pub(crate) fn mount(args: Mount) -> Result<(), Failure> {
     Err(Failure::Other(format!("{} can't be run: {error}", helper.display())))
 }
 
-/// The helper beside this program, else the one that mount(8) would run.
+/// The program beside this one, else the one that mount(8) would run.
 fn helper() -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().map(|me| me.with_file_name(HELPER));
+    let beside = std::env::current_exe().ok().and_then(|me| me.parent().map(Path::to_owned));
     let path: OsString = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(HELPER_FOLDERS.map(PathBuf::from));
-    let found = beside.into_iter().chain(folders.map(|f| f.join(HELPER))).find(|p| p.is_file());
-    found.ok_or_else(|| {
-        Failure::Other(format!(
-            "{HELPER} is not installed: put it beside `claudefs` or in /usr/sbin (`cargo build -p client-fuse` makes it)"
-        ))
+    find_helper(beside.into_iter().chain(folders)).ok_or_else(|| {
+        let text = "mount.claudefs is not installed: put it beside `claudefs` or into /sbin; docs/operations.md says how";
+        Failure::Other(text.to_owned())
     })
+}
+
+fn find_helper(folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    folders.flat_map(|folder| HELPERS.map(|name| folder.join(name))).find(|p| p.is_file())
 }
 
 pub(crate) fn umount(args: &Umount) -> Result<(), Failure> {
@@ -95,6 +97,18 @@ fn is_dead(point: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_program_is_found_under_either_name() {
+        let (first, second) =
+            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let look = || find_helper([first.path(), second.path()].into_iter().map(Path::to_owned));
+        assert_eq!(look(), None);
+        std::fs::write(second.path().join("mount.claudefs"), b"").expect("a file");
+        assert_eq!(look(), Some(second.path().join("mount.claudefs")));
+        std::fs::write(first.path().join("mount-claudefs"), b"").expect("a file");
+        assert_eq!(look(), Some(first.path().join("mount-claudefs")));
+    }
 
     #[test]
     fn mounts_of_others_are_left_alone() {
