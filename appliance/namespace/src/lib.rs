@@ -29,8 +29,6 @@
 //!   `freed(entry)` until it gives no record.
 //! * Exactly once: `replayed(request)` before executing anything that has a slot; if new, `stale_open(request)` and close it.
 
-pub mod leases;
-pub mod locks;
 pub mod acl;
 pub mod applier;
 pub mod dirty;
@@ -40,14 +38,17 @@ mod free;
 pub mod fsck;
 pub mod kv;
 pub mod layout;
+pub mod leases;
 pub mod limits;
+pub mod locks;
+pub mod machine;
 mod ns;
 pub mod op;
 mod opens;
 pub mod record;
 mod reply;
-mod txn;
 pub mod sessions;
+mod txn;
 pub mod view;
 
 pub use dirty::{ChunkFact, LazyError, Rebuilt, Updated, Wrote};

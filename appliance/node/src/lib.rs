@@ -3,7 +3,24 @@
 //! Owns the order of start and stop, the routing of requests to cores and what `status` tells. Must not hold logic of a
 //! file system: that is the namespace's, the chunk store's or the transport's.
 
+mod admin;
+mod applying;
+mod base;
 pub mod config;
+mod core;
+mod data;
+mod error;
+mod flusher;
+mod format;
 pub mod histogram;
+mod meta;
+mod node;
+mod recovery;
+mod server;
+mod store;
 pub mod units;
 pub mod volume;
+
+pub use error::{NodeError, exit};
+pub use format::{Formatted, Options as FormatOptions, format};
+pub use node::{Control, Ended, run};

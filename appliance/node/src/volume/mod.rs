@@ -22,8 +22,8 @@ pub use server::{Request, Server};
 
 use wire::ObjectId;
 
-/// The two objects of the volume; object numbers below 16 are reserved and never given to files.
-pub const COPIES: [ObjectId; 2] = [ObjectId(1), ObjectId(2)];
+/// The two objects of the volume; files are numbered from 1 on and never come this far.
+pub const COPIES: [ObjectId; 2] = [ObjectId(u64::MAX - 1), ObjectId(u64::MAX - 2)];
 
 /// Requests waiting between the database and the reactor; the database's threads block beyond it.
 pub const QUEUE: usize = 64;

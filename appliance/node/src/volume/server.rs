@@ -98,11 +98,17 @@ impl Running {
 }
 
 /// The volume's reactor end; clones are handles to one.
-#[derive(Clone)]
 pub struct Server<S> {
     copies: Rc<Copies<S>>,
     running: Rc<Running>,
     len: Rc<Cell<Option<u64>>>,
+}
+
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        let (copies, running, len) = (&self.copies, &self.running, &self.len);
+        Self { copies: Rc::clone(copies), running: Rc::clone(running), len: Rc::clone(len) }
+    }
 }
 
 impl<S: CopyStore> Server<S> {

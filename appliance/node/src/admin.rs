@@ -1,0 +1,230 @@
+//! What an operator asks: status, devices, scrub, growing.
+//!
+//! Owns the reports. Must not change anything but by the calls that the chunk store offers for it.
+
+use crate::meta::Meta;
+use crate::server::OpStats;
+use crate::volume::Counters;
+use chunkstore::{BlockDevice, Device, ScrubReport, Shard};
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+use transport::Peer;
+use wire::message::{Scrub, ScrubAction};
+use wire::{Errno, Opcode, Status};
+
+/// Bad chunks that a scrub's report lists; the rest is counted.
+const BAD_LISTED: usize = 100;
+
+#[derive(Default)]
+struct Scrubbing {
+    running: bool,
+    stop: bool,
+    repair: bool,
+    steps: usize,
+    done: usize,
+    report: ScrubReport,
+    error: Option<String>,
+}
+
+impl Scrubbing {
+    /// Takes the result of a step; true when it is time to stop.
+    fn step(&mut self, result: Result<ScrubReport, chunkstore::Error>) -> bool {
+        self.done += 1;
+        match result {
+            Ok(report) => self.report.add(report),
+            Err(e) => self.error = Some(e.to_string()),
+        }
+        self.stop || self.error.is_some()
+    }
+}
+
+struct Inner<D: BlockDevice> {
+    meta: Meta<D>,
+    device: Rc<Device<D>>,
+    path: String,
+    cores: u16,
+    shards: Vec<Shard<D>>,
+    volume: Rc<Counters>,
+    started: Instant,
+    peers: RefCell<FxHashMap<u64, String>>,
+    scrub: RefCell<Scrubbing>,
+    grown: Cell<u64>,
+}
+
+/// See the module; clones are cheap.
+pub(crate) struct Admin<D: BlockDevice>(Rc<Inner<D>>);
+
+impl<D: BlockDevice> Clone for Admin<D> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+/// What a node is made of, for its reports.
+pub(crate) struct Parts<D: BlockDevice> {
+    pub(crate) meta: Meta<D>,
+    pub(crate) device: Rc<Device<D>>,
+    pub(crate) path: String,
+    pub(crate) cores: u16,
+    /// Shards of this core; those of others are scrubbed where they are.
+    pub(crate) shards: Vec<Shard<D>>,
+    pub(crate) volume: Rc<Counters>,
+    pub(crate) started: Instant,
+}
+
+impl<D: BlockDevice> Admin<D> {
+    pub(crate) fn new(p: Parts<D>) -> Self {
+        Self(Rc::new(Inner {
+            meta: p.meta,
+            device: p.device,
+            path: p.path,
+            cores: p.cores,
+            shards: p.shards,
+            volume: p.volume,
+            started: p.started,
+            peers: RefCell::default(),
+            scrub: RefCell::default(),
+            grown: Cell::new(0),
+        }))
+    }
+
+    pub(crate) fn connected(&self, peer: &Peer) {
+        let line = format!("{} ({:?})", peer.address(), peer.identity().role);
+        self.0.peers.borrow_mut().insert(peer.id(), line);
+    }
+
+    pub(crate) fn disconnected(&self, peer: &Peer) {
+        self.0.peers.borrow_mut().remove(&peer.id());
+    }
+
+    /// The state of the node in one word, and why.
+    fn state(&self) -> (&'static str, Option<String>) {
+        if let Some(why) = self.0.meta.failed() {
+            return ("read-only", Some(why));
+        }
+        if self.0.device.stats().failed {
+            return ("read-only", Some("flushing the device failed".to_owned()));
+        }
+        let damage = self.0.meta.machine(|m| m.view().damage().first().map(ToString::to_string));
+        if let Some(why) = damage {
+            return ("read-only", Some(why));
+        }
+        if self.0.meta.machine(|m| m.sessions().in_grace()) { ("grace", None) } else { ("active", None) }
+    }
+
+    pub(crate) async fn status(&self, ops: Vec<(Opcode, OpStats)>, running: usize) -> Value {
+        let (state, why) = self.state();
+        let us = |d: std::time::Duration| d.as_nanos() as f64 / 1000.0;
+        let ops: serde_json::Map<String, Value> = ops
+            .into_iter()
+            .map(|(op, s)| {
+                let l = &s.latency;
+                let value = json!({
+                    "count": l.count(), "errors": s.errors, "p50_us": us(l.quantile(0.5)),
+                    "p99_us": us(l.quantile(0.99)), "p999_us": us(l.quantile(0.999)), "max_us": us(l.max()),
+                });
+                (op.name().to_owned(), value)
+            })
+            .collect();
+        let peers: Vec<String> = self.0.peers.borrow().values().cloned().collect();
+        let ring = reactor::stats();
+        let log = self.0.meta.log.stats();
+        let mut out = self.0.meta.machine(|m| {
+            let (leases, ns) = (m.leases().stats(), m.view().stats());
+            let machine = m.stats();
+            json!({
+                "state": state, "reason": why, "version": env!("CARGO_PKG_VERSION"),
+                "uptime_s": reactor::now().duration_since(self.0.started).as_secs(),
+                "boot_epoch": m.boot_epoch(), "requests_running": running,
+                "sessions": { "open": m.sessions().len(), "opens": m.sessions().opens(), "fenced": machine.fenced,
+                    "in_grace": m.sessions().in_grace() },
+                "leases": { "held": m.leases().held(), "recalling": m.leases().recalling(),
+                    "waiting": m.leases().waiting(), "granted": leases.granted, "recalled": leases.recalled,
+                    "evicted": leases.evicted, "fenced": leases.fenced },
+                "locks": { "held": m.locks().held(), "waiting": m.locks().waiting() },
+                "namespace": { "inodes": ns.inodes, "dirty": ns.dirty, "cache_bytes": ns.cache_bytes,
+                    "unapplied_records": ns.pressure.records, "unapplied_bytes": ns.pressure.bytes,
+                    "fetches": machine.fetches, "replayed": machine.replayed, "busy": machine.busy,
+                    "damaged_rows": m.view().damage().len() },
+            })
+        });
+        out["connections"] = json!(peers);
+        out["cores"] = json!({ "count": self.0.cores, "core0": { "iterations": ring.iterations,
+            "submissions": ring.submissions, "sleeps": ring.sleeps, "spins": ring.spins,
+            "fixed_buffers": ring.fixed_buffers } });
+        out["log"] = json!({ "completed": log.completed, "flushed": log.flushed, "used_blocks": log.used_blocks,
+            "ring_blocks": log.ring_blocks, "groups": log.groups });
+        out["applier_failures"] = json!(self.0.meta.applying.failing());
+        out["operations"] = Value::Object(ops);
+        out["device"] = self.devices().await;
+        out
+    }
+
+    pub(crate) async fn devices(&self) -> Value {
+        let d = self.0.device.stats();
+        let stats = self.0.meta.store.stats().await;
+        let shards = stats.into_iter().map(|s| {
+            json!({ "shard": s.shard, "chunks": s.chunks, "used_blocks": s.used_blocks,
+                "free_blocks": s.free_blocks[0], "reads": s.reads[0], "writes": s.writes[0],
+                "checkpoints": s.checkpoints[0], "leaf_hits": s.leaf_hits, "leaf_loads": s.leaf_loads,
+                "read_only": s.read_only })
+        });
+        let volume = &self.0.volume;
+        json!([{ "path": self.0.path, "capacity": d.capacity, "free_bytes": d.free_bytes,
+            "user_free_bytes": d.user_free_bytes, "metadata_repaired": d.repaired + volume.repaired.get(),
+            "volume_lost": volume.lost.get(), "volume_resynced": volume.resynced.get(),
+            "bad_blocks": d.bad_blocks, "unflushed_bytes": d.unflushed_bytes, "failed": d.failed,
+            "shards": shards.collect::<Vec<_>>() }])
+    }
+
+    pub(crate) async fn grow(&self) -> Result<Value, Status> {
+        match self.0.device.grow().await {
+            Ok(capacity) => {
+                self.0.grown.set(capacity);
+                Ok(json!({ "capacity": capacity }))
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "growing the device was refused");
+                Err(Status::Errno(Errno::EINVAL))
+            }
+        }
+    }
+
+    pub(crate) fn scrub(&self, r: &Scrub) -> Result<Value, Status> {
+        match r.action {
+            ScrubAction::Start if self.0.scrub.borrow().running => return Err(Status::Busy),
+            ScrubAction::Start => {
+                let steps = self.0.shards.iter().map(Shard::scrub_steps).sum();
+                *self.0.scrub.borrow_mut() =
+                    Scrubbing { running: true, repair: r.repair, steps, ..Scrubbing::default() };
+                let (admin, repair) = (self.clone(), r.repair);
+                drop(reactor::spawn(async move { admin.run_scrub(repair).await }));
+            }
+            ScrubAction::Stop => self.0.scrub.borrow_mut().stop = true,
+            ScrubAction::Status => {}
+        }
+        let s = self.0.scrub.borrow();
+        let bad: Vec<String> =
+            s.report.bad_chunks.iter().take(BAD_LISTED).map(|(key, e)| format!("{key}: {e}")).collect();
+        Ok(json!({ "running": s.running, "repair": s.repair, "steps": s.steps, "done": s.done,
+            "chunks": s.report.chunks, "data_blocks": s.report.data_blocks,
+            "metadata_blocks": s.report.metadata_blocks, "metadata_damaged": s.report.metadata_damaged,
+            "bad_chunks": s.report.bad_chunks.len(), "bad": bad, "error": s.error }))
+    }
+
+    async fn run_scrub(&self, repair: bool) {
+        for shard in &self.0.shards {
+            for step in 0..shard.scrub_steps() {
+                let result = shard.scrub_step(step, repair).await;
+                if self.0.scrub.borrow_mut().step(result) {
+                    break;
+                }
+                reactor::yield_now().await;
+            }
+        }
+        self.0.scrub.borrow_mut().running = false;
+    }
+}

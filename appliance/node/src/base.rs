@@ -1,0 +1,180 @@
+//! A device opened with all its shards, its namespace log and its volume: what serving, formatting and checking share.
+//!
+//! Owns the order in which these are opened and stopped. Must not serve anyone.
+
+use crate::config::Config;
+use crate::core::{self, Other, core_of};
+use crate::error::NodeError;
+use crate::store::{Place, Store};
+use crate::volume::{self, CopyStore, Counters, Volume};
+use chunkstore::{Class, Device, FileDevice, FileHandle, Log, Shard, Stamp};
+use hugepages::{Arena, Buf, Bytes};
+use namespace::applier::OpenVolume;
+use reactor::mail;
+use std::io;
+use std::rc::Rc;
+use wire::{ChunkKey, Errno};
+
+/// Everything below the namespace.
+pub(crate) struct Base {
+    pub(crate) device: Rc<Device<FileDevice>>,
+    pub(crate) store: Store<FileDevice>,
+    pub(crate) log: Log<FileDevice>,
+    /// Shards of this core.
+    pub(crate) shards: Vec<Shard<FileDevice>>,
+    pub(crate) cores: u16,
+    pub(crate) volume: Rc<Counters>,
+    /// What the log held after its last trim: place and bytes of each record.
+    pub(crate) logged: Vec<(u64, Vec<u8>)>,
+    server: volume::Server<Copies>,
+    others: Vec<Other>,
+}
+
+/// The volume's chunks on the node's shards.
+pub(crate) struct Copies {
+    store: Store<FileDevice>,
+    device: Rc<Device<FileDevice>>,
+}
+
+fn system() -> Stamp {
+    Stamp { time: 0, request: None, class: Class::System, min_length: 0 }
+}
+
+fn failed(e: &crate::store::StoreError) -> volume::StoreError {
+    if e.damaged {
+        return volume::StoreError::Damaged(e.text.clone());
+    }
+    let kind = if e.errno == Errno::ENOSPC { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+    volume::StoreError::Io(io::Error::new(kind, e.text.clone()))
+}
+
+impl CopyStore for Copies {
+    async fn read(&self, key: ChunkKey, offset: u32, mut out: Buf) -> Result<Buf, volume::StoreError> {
+        let read = self.store.read(key, offset, out.len() as u32).await.map_err(|e| failed(&e))?;
+        let mut at = 0;
+        for piece in &read.pieces {
+            out[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        out[at..].fill(0);
+        Ok(out)
+    }
+
+    async fn write(&self, key: ChunkKey, offset: u32, data: Bytes) -> Result<(), volume::StoreError> {
+        self.store.write(key, offset, data, system()).await.map(drop).map_err(|e| failed(&e))
+    }
+
+    async fn truncate(&self, key: ChunkKey, len: u32) -> Result<(), volume::StoreError> {
+        let result = match len {
+            0 => self.store.delete(key, system()).await,
+            len => self.store.truncate(key, len, system()).await,
+        };
+        result.map(drop).map_err(|e| failed(&e))
+    }
+
+    async fn flush(&self) -> Result<(), volume::StoreError> {
+        self.device.flush().await.map_err(|e| volume::StoreError::Io(io::Error::other(e.to_string())))
+    }
+}
+
+impl Base {
+    /// Opens everything. Runs on core 0's reactor.
+    pub(crate) async fn open(
+        config: &Config,
+        handle: &FileHandle,
+        arena: Option<&Arena>,
+    ) -> Result<Self, NodeError> {
+        let file = handle.attach().map_err(NodeError::reactor_io("attaching the device"))?;
+        let device = Device::open(file, core::spawner()).await?;
+        let shards = device.shards();
+        let cores = core::count(config, shards);
+        let (told, mut ready) = mail::channel(usize::from(cores));
+        let mut others = Vec::new();
+        for core in 1..cores {
+            let other = core::start(config, core, cores, handle, &device.shared(), told.clone());
+            others.push(other.map_err(NodeError::reactor_io("starting a core"))?);
+        }
+        drop(told);
+        let mut mine = Vec::new();
+        for number in (0..shards).filter(|s| core_of(*s, cores) == 0) {
+            let options = core::shard_options(config, shards, arena);
+            mine.push(device.open_shard(number, options).await.map_err(NodeError::store)?);
+        }
+        for _ in 1..cores {
+            match ready.recv().await {
+                Some(Ok(())) => {}
+                Some(Err(e)) => return Err(NodeError::Store(e)),
+                None => return Err(NodeError::Store("a core ended before its shards were open".to_owned())),
+            }
+        }
+        let place = |number: u16| match core_of(number, cores) {
+            0 => mine.iter().find(|s| s.number() == number).cloned().map(Place::Here),
+            core => others.get(usize::from(core) - 1).map(|o| Place::There(o.letters.clone())),
+        };
+        let store = Store::new((0..shards).filter_map(place).collect());
+        let mut logged = Vec::new();
+        let log = device.open_log(arena.cloned(), |place, bytes| {
+            logged.push((place, bytes.to_vec()));
+            Ok(())
+        });
+        let log = log.await.map_err(NodeError::store)?;
+        let (device, volume) = (Rc::new(device), Rc::new(Counters::default()));
+        let copies = Copies { store: store.clone(), device: Rc::clone(&device) };
+        let server = volume::Server::new(copies, Rc::clone(&volume));
+        Ok(Self { device, store, log, shards: mine, cores, volume, logged, server, others })
+    }
+
+    /// How the database opens its volume, from its own threads.
+    pub(crate) fn volumes(&self) -> OpenVolume {
+        let (mail, mut opened) = mail::channel::<mail::Receiver<volume::Request>>(1);
+        let server = self.server.clone();
+        drop(reactor::spawn(async move {
+            while let Some(requests) = opened.recv().await {
+                server.serve(requests).await;
+            }
+        }));
+        Box::new(move || {
+            let (volume, requests): (Volume, _) = volume::channel();
+            mail.send_blocking(requests).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            Ok(Box::new(volume))
+        })
+    }
+
+    /// Makes the copies of the volume equal again, beside other work.
+    pub(crate) fn resync(&self) {
+        let server = self.server.clone();
+        drop(reactor::spawn(async move {
+            if let Err(e) = server.resync(reactor::yield_now).await {
+                tracing::error!(error = %e, "the namespace volume could not be compared with its copy");
+            }
+        }));
+    }
+
+    /// Ends logs and shards in good order and marks the device clean. Nothing may use them any more.
+    pub(crate) async fn stop(self) -> Result<(), NodeError> {
+        self.log.stop().await.map_err(NodeError::store)?;
+        self.store.stop().await.map_err(|e| NodeError::Store(e.text))?;
+        let Self { device, store, others, shards, log, server, .. } = self;
+        drop((store, shards, log, server));
+        device.stop().await?;
+        for Other { letters, thread } in others {
+            drop(letters);
+            // The store's handles to it may live on in tasks that end with this reactor: it is not waited for.
+            drop(thread);
+        }
+        Ok(())
+    }
+}
+
+/// Runs what blocks on a thread of its own and waits for it here.
+pub(crate) async fn blocking<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
+    let (give, mut take) = mail::channel(1);
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || drop(give.send_blocking(work())))
+        .map_err(NodeError::reactor_io("starting a thread"))?;
+    take.recv().await.ok_or_else(|| NodeError::Store(format!("the thread {name} panicked")))
+}

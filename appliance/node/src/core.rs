@@ -1,0 +1,134 @@
+//! The threads of a node: which core has which shards, and the cores that have nothing but shards.
+//!
+//! Owns the map of shards to cores. Core 0 runs connections, the namespace and its share of the shards.
+
+use crate::config::{Config, Pages, WaitMode};
+use crate::store::{Letter, letters, serve};
+use chunkstore::{Device, FileHandle, Shard, ShardOptions, Shared, Spawner};
+use hugepages::{Arena, ArenaConfig, PageChoice};
+use reactor::mail;
+use rustc_hash::FxHashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Up to so many processors one data core does everything: more would take time from clients on the same machine.
+const ONE_CORE_UP_TO: usize = 4;
+
+/// How many data cores to run for a device of so many shards.
+pub(crate) fn count(config: &Config, shards: u16) -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = match config.cores.count {
+        0 if processors <= ONE_CORE_UP_TO => 1,
+        0 => u16::try_from(processors - 2).unwrap_or(u16::MAX),
+        n => n,
+    };
+    wanted.clamp(1, shards.max(1))
+}
+
+/// The core that has a shard.
+pub(crate) fn core_of(shard: u16, cores: u16) -> u16 {
+    shard % cores
+}
+
+/// What a core's tasks are spawned with.
+pub(crate) fn spawner() -> Spawner {
+    Rc::new(|task| drop(reactor::spawn(task)))
+}
+
+/// Memory of one core; `None` where none could be had, and buffers come from the heap.
+pub(crate) fn arena(config: &Config) -> Option<Arena> {
+    let pages = match config.memory.pages {
+        Pages::Best => PageChoice::Best,
+        Pages::Huge1G => PageChoice::Huge1G,
+        Pages::Huge2M => PageChoice::Huge2M,
+        Pages::Small => PageChoice::Small,
+    };
+    match Arena::new(ArenaConfig { bytes: config.memory.arena.as_usize(), pages }) {
+        Ok(arena) => Some(arena),
+        Err(e) => {
+            tracing::warn!(error = %e, "no arena for I/O buffers: going on with the heap, at some cost in speed");
+            None
+        }
+    }
+}
+
+/// The reactor of a core.
+pub(crate) fn reactor_config(config: &Config, core: u16, arena: Option<&Arena>) -> reactor::Config {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wait = match config.cores.wait {
+        WaitMode::Adaptive => reactor::Wait::Adaptive { spin_us: config.cores.spin_us },
+        WaitMode::Busy => reactor::Wait::Busy,
+        WaitMode::Sleep => reactor::Wait::Sleep,
+    };
+    reactor::Config {
+        name: format!("core-{core}"),
+        // Pinning the only core of a small machine would keep it beside whatever else runs on that processor.
+        cpu: (config.cores.pin && processors > ONE_CORE_UP_TO).then_some(usize::from(core)),
+        entries: 1024,
+        wait,
+        arenas: arena.into_iter().cloned().collect(),
+    }
+}
+
+/// How a shard uses memory when the device has `shards` of them.
+pub(crate) fn shard_options(config: &Config, shards: u16, arena: Option<&Arena>) -> ShardOptions {
+    let leaf_cache = config.memory.leaf_cache.as_usize() / usize::from(shards.max(1));
+    ShardOptions { leaf_cache, arena: arena.cloned() }
+}
+
+/// A core that has shards alone.
+pub(crate) struct Other {
+    pub(crate) letters: mail::Sender<Letter>,
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// Starts a core; `ready` is told whether its shards are open.
+pub(crate) fn start(
+    config: &Config,
+    core: u16,
+    cores: u16,
+    handle: &FileHandle,
+    shared: &Arc<Shared>,
+    ready: mail::Sender<Result<(), String>>,
+) -> std::io::Result<Other> {
+    let (sender, receiver) = letters();
+    let (config, handle, shared) = (config.clone(), handle.clone(), Arc::clone(shared));
+    let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
+        let arena = arena(&config);
+        let failed = ready.clone();
+        let run = reactor::run(reactor_config(&config, core, arena.as_ref()), async move {
+            match open(&config, core, cores, &handle, shared, arena.as_ref()).await {
+                Ok(shards) => {
+                    let _ = ready.send(Ok(())).await;
+                    drop(ready);
+                    serve(shards, receiver).await;
+                }
+                Err(e) => drop(ready.send(Err(e)).await),
+            }
+        });
+        if let Err(e) = run {
+            let _ = failed.send_blocking(Err(e.to_string()));
+        }
+    })?;
+    Ok(Other { letters: sender, thread })
+}
+
+async fn open(
+    config: &Config,
+    core: u16,
+    cores: u16,
+    handle: &FileHandle,
+    shared: Arc<Shared>,
+    arena: Option<&Arena>,
+) -> Result<FxHashMap<u16, Shard<chunkstore::FileDevice>>, String> {
+    let file = handle.attach().map_err(|e| e.to_string())?;
+    let device = Device::attach(file, spawner(), shared);
+    let shards = device.shards();
+    let mut opened = FxHashMap::default();
+    for number in (0..shards).filter(|s| core_of(*s, cores) == core) {
+        let options = shard_options(config, shards, arena);
+        opened.insert(number, device.open_shard(number, options).await.map_err(|e| e.to_string())?);
+    }
+    Ok(opened)
+}

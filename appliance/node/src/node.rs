@@ -1,0 +1,311 @@
+//! One node: start, serve, stop.
+//!
+//! Owns the order of all three. Start: device and shards, then the namespace (database, then its log), truncations that
+//! were under way, inodes whose last updates were only in memory, then clients. Stop: no new connections, what runs
+//! ends, everything is committed and flushed, then the device is marked clean.
+
+use crate::admin::{Admin, Parts};
+use crate::applying::Applying;
+use crate::base::{Base, blocking};
+use crate::config::Config;
+use crate::core;
+use crate::data::Data;
+use crate::error::NodeError;
+use crate::flusher::Flusher;
+use crate::meta::Meta;
+use crate::recovery;
+use crate::server::{Dispatch, push};
+use chunkstore::{FileDevice, FileHandle, FileOptions};
+use hugepages::Arena;
+use namespace::applier::{self, Applier};
+use namespace::leases::LeaseLimits;
+use namespace::locks::LockLimits;
+use namespace::machine::{Machine, MachineLimits};
+use namespace::sessions::SessionLimits;
+use namespace::{CacheConfig, Namespace, Record};
+use reactor::{TcpListener, mail};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use transport::{Key, KeyRing, Server, ServerConfig};
+use wire::message::Welcome;
+use wire::{CHUNK_SIZE, ClientId};
+
+/// How long requests may take to end when the node stops; what still waits then (for locks) is given up.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a device may stay locked by a process that was killed.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// What a running node is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Drain and stop cleanly.
+    Stop,
+    /// Leave everything as it lies, as a killed process would.
+    Drop,
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Stopped cleanly.
+    Clean,
+    /// Dropped on request.
+    Dropped,
+}
+
+/// Runs a node on this thread until it is told to stop. `ready` learns the addresses once clients are served.
+///
+/// # Errors
+/// Why it can't start, or why it had to stop; see [`NodeError::exit_code`].
+pub fn run(
+    config: &Config,
+    control: mail::Receiver<Control>,
+    ready: impl FnOnce(&[SocketAddr]),
+) -> Result<Ended, NodeError> {
+    reactor::probe()?.for_daemon()?;
+    let key = Key::load(&config.key_file)?;
+    let path = config.devices.first().cloned().unwrap_or_default();
+    let trim = config.device.trim == crate::config::Trim::On;
+    let handle = open_device(&path, FileOptions { trim, ..FileOptions::default() })?;
+    let arena = core::arena(config);
+    let reactor_config = core::reactor_config(config, 0, arena.as_ref());
+    reactor::run(reactor_config, async move {
+        let listeners = listen(config)?;
+        let node = Node::start(config, key, &handle, arena).await?;
+        node.serve(listeners, control, ready).await
+    })?
+}
+
+/// Opens the device. A killed daemon's ring lets go of it a moment after the process ended, so that is waited for.
+fn open_device(path: &std::path::Path, options: FileOptions) -> Result<FileHandle, NodeError> {
+    let begun = Instant::now();
+    loop {
+        match FileHandle::open(path, options) {
+            Err(chunkstore::DeviceError::InUse { .. }) if begun.elapsed() < LET_GO => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
+    let bind = |address: &SocketAddr| {
+        TcpListener::bind(*address).map_err(|source| NodeError::Listen { address: *address, source })
+    };
+    config.listen.iter().map(bind).collect()
+}
+
+struct Node {
+    base: Base,
+    meta: Meta<FileDevice>,
+    server: Server<Dispatch<FileDevice>>,
+    flusher: Flusher,
+}
+
+impl Node {
+    async fn start(
+        config: &Config,
+        key: Key,
+        handle: &FileHandle,
+        arena: Option<Arena>,
+    ) -> Result<Self, NodeError> {
+        let started = Instant::now();
+        let mut base = Base::open(config, handle, arena.as_ref()).await?;
+        let (told, mut events) = mail::channel(1 << 14);
+        let settings = applier::Config {
+            cache_bytes: config.memory.checkpoint_cache.as_usize(),
+            ..applier::Config::default()
+        };
+        let volumes = base.volumes();
+        let opened = blocking("ns-open", move || {
+            Applier::start(settings, volumes, move |event| drop(told.send_blocking(event)))
+        });
+        let (applier, boot) = opened.await??;
+        let applying = Applying::new(applier);
+        let cache = config.memory.namespace_cache.as_usize();
+        let cache = CacheConfig { rows: cache / 3 * 2, pages: cache / 6, filters: cache / 6 };
+        let mut ns = Namespace::open(boot, cache)?;
+        let places = replay(&mut ns, &applying, std::mem::take(&mut base.logged))?;
+        let sessions: Vec<ClientId> = ns.sessions().map(|(client, _)| client).collect();
+        let durable = ns.last_seq();
+        let begin = ns.start()?;
+        let now = Meta::<FileDevice>::clock(started);
+        let epoch = ns.boot_epoch();
+        let uuid = ns.uuid();
+        let machine = Machine::new(ns, limits(config), now, epoch, durable, sessions.iter().copied());
+        let meta =
+            Meta::new(machine, base.log.clone(), base.store.clone(), applying, started, places, durable);
+        let driver = meta.clone();
+        drop(reactor::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if let Some(seq) = driver.applying.on_event(event) {
+                    driver.applied(seq);
+                }
+            }
+        }));
+        meta.log_record(begin);
+        recovery::run(&meta, &base.store).await?;
+        base.resync();
+        let last = meta.machine(|m| m.view().last_seq());
+        meta.durable(last).await.map_err(|e| NodeError::Store(e.to_string()))?;
+        base.log.flush().await.map_err(NodeError::store)?;
+        tracing::info!(
+            ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            epoch,
+            sessions = sessions.len(),
+            cores = base.cores,
+            "the store is open"
+        );
+        let data = Data::new(meta.clone());
+        let admin = Admin::new(Parts {
+            meta: meta.clone(),
+            device: Rc::clone(&base.device),
+            path: handle.path().display().to_string(),
+            cores: base.cores,
+            shards: base.shards.clone(),
+            volume: Rc::clone(&base.volume),
+            started,
+        });
+        let dispatch = Dispatch::new(meta.clone(), data.clone(), admin);
+        let server = Server::new(
+            ServerConfig {
+                keys: KeyRing::single(key),
+                terms: terms(config, &base, epoch, uuid),
+                server_uuid: uuid,
+                arena,
+                max_connections: config.limits.connections as usize,
+                payload_crc: false,
+            },
+            dispatch,
+        );
+        let pushing = server.clone();
+        meta.set_pusher(Box::new(move |what| push(&pushing, what)));
+        let flusher = Flusher::start(config, meta.clone(), data, Rc::clone(&base.device), server.clone());
+        Ok(Self { base, meta, server, flusher })
+    }
+
+    async fn serve(
+        self,
+        listeners: Vec<TcpListener>,
+        mut control: mail::Receiver<Control>,
+        ready: impl FnOnce(&[SocketAddr]),
+    ) -> Result<Ended, NodeError> {
+        let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
+        for listener in listeners {
+            let server = self.server.clone();
+            drop(reactor::spawn(async move { server.serve(&listener).await }));
+        }
+        tracing::info!(?addresses, "serving");
+        ready(&addresses);
+        if control.recv().await == Some(Control::Drop) {
+            self.meta.clear_pusher();
+            let applier = self.meta.applying.take();
+            // Its threads find the volume gone and end; they are not waited for.
+            drop(std::thread::Builder::new().name("ns-drop".into()).spawn(move || drop(applier)));
+            return Ok(Ended::Dropped);
+        }
+        self.stop().await.map(|()| Ended::Clean)
+    }
+
+    async fn stop(self) -> Result<(), NodeError> {
+        tracing::info!("stopping: finishing what runs");
+        self.server.stop();
+        let begun = reactor::now();
+        while self.server.handler().running() > 0 && reactor::now().duration_since(begun) < DRAIN {
+            reactor::sleep(Duration::from_millis(5)).await;
+        }
+        self.flusher.stop().await;
+        if let Some(why) = self.meta.failed() {
+            return Err(NodeError::Store(why));
+        }
+        let last = self.meta.commit_all().await;
+        self.meta.durable(last).await.map_err(|e| NodeError::Store(e.to_string()))?;
+        self.base.log.flush().await.map_err(NodeError::store)?;
+        if let Some(applier) = self.meta.applying.take() {
+            // It commits what waits; that needs this reactor, so it must not be waited for here.
+            blocking("ns-stop", move || drop(applier)).await?;
+        }
+        if let Some(place) = self.meta.place_of(last) {
+            self.base.log.trim(place).await.map_err(NodeError::store)?;
+        }
+        self.meta.clear_pusher();
+        let Self { base, meta, server, .. } = self;
+        drop((meta, server));
+        base.stop().await?;
+        tracing::info!("stopped cleanly");
+        Ok(())
+    }
+}
+
+/// Replays the log over the database. Gives the place of each record, for trimming.
+fn replay(
+    ns: &mut Namespace,
+    applying: &Applying,
+    logged: Vec<(u64, Vec<u8>)>,
+) -> Result<VecDeque<(u64, u64)>, NodeError> {
+    let mut places = VecDeque::new();
+    let before = ns.last_seq();
+    for (place, bytes) in logged {
+        let record =
+            Record::decode(bytes).map_err(|e| NodeError::Store(format!("the namespace log: {e}")))?;
+        ns.replay(&record)?;
+        places.push_back((record.seq(), place));
+        if record.seq() > before {
+            applying.queue(record);
+        }
+    }
+    applying.durable(ns.last_seq());
+    Ok(places)
+}
+
+fn limits(config: &Config) -> MachineLimits {
+    let lease = config.lease.time_ms.duration();
+    MachineLimits {
+        sessions: SessionLimits {
+            sessions: config.limits.sessions as usize,
+            lease,
+            grace: config.lease.grace_ms.duration(),
+            ..SessionLimits::default()
+        },
+        leases: LeaseLimits {
+            per_client: config.limits.leases_per_session as usize,
+            recall: lease,
+            ..LeaseLimits::default()
+        },
+        locks: LockLimits { total: config.limits.locks as usize, ..LockLimits::default() },
+        ..MachineLimits::default()
+    }
+}
+
+fn terms(config: &Config, base: &Base, epoch: u64, uuid: [u8; 16]) -> Welcome {
+    let lease_ms = config.lease.time_ms.0;
+    Welcome {
+        credits: config.limits.credits.min(wire::limits::MAX_CREDITS),
+        slots: config.limits.slots.min(wire::limits::MAX_SLOTS),
+        shards: base.store.shards(),
+        zero: 0,
+        max_payload: wire::limits::MAX_PAYLOAD as u32,
+        chunk_size: CHUNK_SIZE as u32,
+        lease_ms,
+        // A silent connection is closed after three of these: half of the lease time is left to come back.
+        keepalive_ms: (lease_ms / 6).max(100),
+        incarnation: base.device.incarnation() as u32,
+        boot_epoch: epoch,
+        fs_uuid: uuid,
+    }
+}
+
+impl Meta<FileDevice> {
+    /// Logs everything that is only in memory; gives the last record.
+    pub(crate) async fn commit_all(&self) -> u64 {
+        let done = self.ns(|ns, log| {
+            log.extend(ns.commit_all_dirty());
+            Ok(ns.last_seq())
+        });
+        done.await.unwrap_or_default()
+    }
+}

@@ -1,0 +1,95 @@
+//! What a start has to mend after a crash: truncations that were under way, inodes whose last updates were in memory.
+//!
+//! Runs before any client is served. Must not decide what is right (the namespace does), only gather what shards hold.
+
+use crate::error::NodeError;
+use crate::meta::Meta;
+use crate::store::Store;
+use chunkstore::FileDevice;
+use namespace::dirty::ChunkFact;
+use rustc_hash::FxHashMap;
+use wire::{Ino, ObjectId, Timestamp};
+
+/// Entries and inodes looked at together.
+const BATCH: usize = 1024;
+/// Units of `Attr::blocks` in a block of the store.
+const UNITS: u64 = 8;
+
+/// Mends all of it.
+pub(crate) async fn run(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+    cut(meta).await?;
+    rebuild(meta, store).await
+}
+
+/// Carries out truncations whose reply never left.
+async fn cut(meta: &Meta<FileDevice>) -> Result<(), NodeError> {
+    let mut after = 0;
+    loop {
+        let entries = meta.ns(|ns, _| Ok(ns.pending_cuts(after, BATCH)?)).await.map_err(namespace_failed)?;
+        for &entry in &entries {
+            meta.work_entry(entry).await.map_err(NodeError::Store)?;
+            meta.finish_entry(entry).await.map_err(namespace_failed)?;
+            after = entry;
+        }
+        if entries.len() < BATCH {
+            return Ok(());
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn namespace_failed(e: namespace::LazyError) -> NodeError {
+    NodeError::Store(format!("the namespace: {e}"))
+}
+
+/// Size, times and chunk map of files that were being written, from what their shards hold.
+async fn rebuild(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+    let mut dirty: FxHashMap<ObjectId, (Ino, Vec<ChunkFact>)> = FxHashMap::default();
+    let mut gone = Vec::new();
+    let mut after = Ino(0);
+    loop {
+        let inos = meta.ns(|ns, _| Ok(ns.dirty_inodes(after, BATCH)?)).await.map_err(namespace_failed)?;
+        for &ino in &inos {
+            match meta.ns(|ns, _| ns.object_of(ino)).await.map_err(namespace_failed)? {
+                Some(object) => drop(dirty.insert(object, (ino, Vec::new()))),
+                None => gone.push(ino),
+            }
+            after = ino;
+        }
+        if inos.len() < BATCH {
+            break;
+        }
+    }
+    if dirty.is_empty() && gone.is_empty() {
+        return Ok(());
+    }
+    for shard in 0..store.shards() {
+        for (key, stat) in store.list(shard).await.map_err(|e| NodeError::Store(e.text))? {
+            if let Some((_, facts)) = dirty.get_mut(&ObjectId(key.object)) {
+                let mtime = Timestamp::from_nanos(i64::try_from(stat.time).unwrap_or(i64::MAX));
+                let blocks = u64::from(stat.blocks) * UNITS;
+                facts.push(ChunkFact { index: key.index, len: stat.length, mtime, blocks });
+            }
+        }
+    }
+    let count = dirty.len();
+    let all = dirty.into_values().chain(gone.into_iter().map(|ino| (ino, Vec::new())));
+    for (ino, mut facts) in all {
+        facts.sort_unstable_by_key(|f| f.index);
+        let missing = meta.ns(|ns, log| {
+            let rebuilt = ns.rebuild(ino, facts.iter().copied())?;
+            log.extend(rebuilt.records);
+            Ok(rebuilt.missing)
+        });
+        let missing = missing.await.map_err(namespace_failed)?;
+        if !missing.is_empty() {
+            tracing::debug!(
+                ino = ino.0,
+                chunks = missing.len(),
+                "chunks of unfinished changes are not there"
+            );
+        }
+    }
+    tracing::info!(files = count, "files that were being written are up to date again");
+    Ok(())
+}
