@@ -194,10 +194,12 @@ fn write(args: &Format) -> Result<node::Formatted, Failure> {
 }
 
 fn report(args: &Format, made: &node::Formatted) -> Result<(), Failure> {
-    let shown = args.device.display();
+    // The daemon runs elsewhere: a relative path means nothing to it.
+    let device = std::fs::canonicalize(&args.device).unwrap_or_else(|_| args.device.clone());
+    let shown = device.display();
     if args.json {
         return print::json(&json!({
-            "device": args.device.to_string_lossy(), "uuid": uuid(&made.uuid), "capacity": made.capacity,
+            "device": device.to_string_lossy(), "uuid": uuid(&made.uuid), "capacity": made.capacity,
             "shards": made.shards, "preallocated": args.preallocate,
         }));
     }

@@ -118,10 +118,11 @@ pub fn micros(us: f64) -> String {
     }
 }
 
-/// A rate or count, three digits and a decimal suffix: `0`, `12.0`, `950`, `1.20k`, `3.40M`.
+/// A rate or count, three digits and a decimal suffix: `0`, `12`, `1.50`, `950`, `1.20k`, `3.40M`.
 #[must_use]
 pub fn count(n: f64) -> String {
     match n {
+        n if n < 999.5 && n.fract() == 0.0 => format!("{n:.0}"),
         n if n < 999.5 => three_digits(n),
         n if n < 999_500.0 => format!("{}k", three_digits(n / 1e3)),
         n if n < 999.5e6 => format!("{}M", three_digits(n / 1e6)),
@@ -182,7 +183,9 @@ mod tests {
         for (n, text) in [(0.0, "0 us"), (45.0, "45.0 us"), (999.9, "1.00 ms"), (3.4e6, "3.40 s")] {
             assert_eq!(micros(n), text);
         }
-        for (n, text) in [(0.0, "0"), (12.0, "12.0"), (1200.0, "1.20k"), (3.4e6, "3.40M"), (2e9, "2.00G")] {
+        for (n, text) in
+            [(0.0, "0"), (12.0, "12"), (1.5, "1.50"), (1200.0, "1.20k"), (3.4e6, "3.40M"), (2e9, "2.00G")]
+        {
             assert_eq!(count(n), text);
         }
     }

@@ -214,7 +214,7 @@ fn operations(r: &Value, earlier: Earlier<'_>) -> String {
             Some((before, time)) => {
                 (total - number(&before["operations"][name], "count"), time.as_secs_f64())
             }
-            None => (total, number(r, "uptime_s")),
+            None => (total, number(r, "uptime_s").max(1.0)),
         };
         if total == 0.0 {
             continue;
