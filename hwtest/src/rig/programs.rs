@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The programs, built beside the test that runs.
 #[derive(Clone, Debug)]
@@ -28,7 +28,6 @@ impl Programs {
         for dir in here.ancestors().skip(1).take(2) {
             let at = |name: &str| dir.join(name);
             if at("claudefsd").exists() && at("claudefs").exists() {
-                link_helper(dir)?;
                 return Ok(Self {
                     dir: dir.to_path_buf(),
                     claudefsd: at("claudefsd"),
@@ -57,16 +56,5 @@ impl Programs {
             .with_context(|| format!("can't open {}", path.display()))?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
-    }
-}
-
-/// The mount program under the name that it is installed as: cargo builds no program with a dot in its name.
-fn link_helper(dir: &Path) -> Result<()> {
-    let link = dir.join("mount.claudefs");
-    match std::os::unix::fs::symlink("mount-claudefs", &link) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(e).with_context(|| format!("can't create {}", link.display()))
-        }
-        _ => Ok(()),
     }
 }
