@@ -418,7 +418,7 @@ impl<D: BlockDevice> Data<D> {
                 _ => store.preallocate(key, offset, len as u32, stamp).await,
             };
             let outcome = outcome.map_err(|e| self.bad(r.ino, key, &e))?;
-            let piece = Piece { ino: r.ino, object, index, end: grown, kill: true };
+            let piece = Piece { ino: r.ino, object, index, end: grown, kill: false };
             let (new, dep) = self.wrote(&piece, &outcome).await?;
             (attr, seq) = (new, seq.max(dep));
         }
@@ -515,7 +515,7 @@ impl<D: BlockDevice> Data<D> {
             let from = ChunkKey { object: src.object(), index: src_index };
             let pieces = self.read_range(r.src, from, src_at, n as u32).await?;
             let object = attr.object();
-            let piece = Piece { ino: r.dst, object, index, end: r.dst_offset + done + n, kill: true };
+            let piece = Piece { ino: r.dst, object, index, end: r.dst_offset + done + n, kill: false };
             let (new, dep) = self.write_piece(&piece, at, joined(pieces), stamp(None), false).await?;
             (attr, seq, done) = (new, seq.max(dep), done + n);
         }
