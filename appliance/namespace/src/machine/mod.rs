@@ -510,7 +510,8 @@ impl Machine {
         }
     }
 
-    /// Lets an answer out as soon as what it depends on is durable.
+    /// Lets an answer out as soon as what it depends on is durable. After the log failed, what would show a record that
+    /// never reached the device is EIO: the next start does not have it.
     fn release(&mut self, depends: Seq, action: Action) {
         if depends <= self.durable {
             self.out.push(action);

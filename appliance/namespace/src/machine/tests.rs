@@ -175,13 +175,26 @@ fn an_answer_waits_for_its_record_and_for_those_it_read() {
     s.apply(Event::Durable(last));
     assert_eq!((s.status(made), s.status(seen)), (Some(Status::Ok), Some(Status::Ok)));
     assert_eq!(s.status(other), errno(Errno::ENOENT));
+}
+
+#[test]
+fn after_the_log_failed_only_what_is_on_the_device_is_shown() {
+    let mut s = Sim::new();
+    s.open(A);
+    let dir = s.once(A, 0, m::Create { mode: 0o040_755, ..create(b"dir") });
+    let dir = m::Created::decode(&s.reply(dir).unwrap().1).unwrap().attr.ino();
+    s.once(A, 0, m::Create { dir, ..create(b"f") });
+    s.durable = false;
     let lost = s.once(A, 0, create(b"h"));
+    let waiting = s.ask(A, lookup(b"h"));
     s.apply(Event::LogFailed);
-    assert_eq!(s.status(lost), errno(Errno::EIO));
+    assert_eq!([s.status(lost), s.status(waiting)], [errno(Errno::EIO); 2]);
     let refused = s.once(A, 0, create(b"i"));
     assert_eq!(s.status(refused), errno(Errno::EROFS));
-    let read = s.ask(A, lookup(b"f"));
+    let read = s.ask(A, m::Lookup { dir, name: b"f" });
     assert_eq!(s.status(read), Some(Status::Ok), "reading goes on");
+    let read = s.ask(A, lookup(b"h"));
+    assert_eq!(s.status(read), errno(Errno::EIO), "nobody sees what the next start does not have");
 }
 
 #[test]
