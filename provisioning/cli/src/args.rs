@@ -133,8 +133,8 @@ Examples:
   claudefs mount storage1:/ ~/files -o key=$HOME/.claudefs.key
   echo 'storage1:/ /mnt claudefs _netdev,noatime 0 0' >> /etc/fstab
 
-The program mount.claudefs mounts and stays behind to serve the mount; its exit codes are those of
-mount(8). SIGTERM to it unmounts.
+A process stays behind and serves the mount; SIGTERM to it unmounts. Where the command line is good and
+mounting fails, exit codes are those of mount(8): 2 system error, 32 mount failure.
 
 Options (-o): ro, rw, noatime, relatime, nodev, nosuid, noexec, sync, dirsync, _netdev, nofail, x-*;
 key=FILE, log=FILE, foreground, read_ahead=KIB.")]

@@ -32,14 +32,6 @@ pub enum Failure {
     /// The output can't be written.
     #[error("can't write the output: {0}")]
     Output(#[source] io::Error),
-    /// Ends with a code of its own, as fsck(8) and mount(8) do.
-    #[error("{text}")]
-    Code {
-        /// The exit code.
-        code: u8,
-        /// What to say; empty where it is said already.
-        text: String,
-    },
 }
 
 impl Failure {
@@ -56,7 +48,6 @@ impl Failure {
             Self::Key(_) => 5,
             Self::Refused(_) => 6,
             Self::Unwell(_) => 7,
-            Self::Code { code, .. } => *code,
         }
     }
 

@@ -41,9 +41,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { exit_code(&usage, fsck) };
         }
     };
-    start_log();
-    match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+    // What serves a mount has a log of its own.
+    if !matches!(cli.command, Command::Mount(_)) {
+        start_log();
+    }
+    match run(&cli.command) {
+        Ok(code) => code,
         Err(failure) => {
             let text = failure.to_string();
             if !text.is_empty() && !matches!(failure, Failure::Closed) {
@@ -70,20 +73,22 @@ fn start_log() {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Format(args) => format::format(&args),
-        Command::Mount(args) => mount::mount(args),
-        Command::Umount(args) => mount::umount(&args),
-        Command::Status(args) => status::status(&args),
-        Command::Df(args) => status::df(&args),
-        Command::Scrub(args) => scrub::scrub(&args),
-        Command::Device(Device::List(args)) => device::list(&args),
-        Command::Device(Device::Grow(args)) => device::grow(&args),
-        Command::Device(Device::Preallocate(args)) => device::preallocate(&args),
-        Command::Key(Key::Generate(args)) => key::generate(&args),
-        Command::Key(Key::ShowId(args)) => key::show_id(&args),
+        Command::Format(args) => format::format(args),
+        // Its exit codes are those of mount(8).
+        Command::Mount(args) => return mount::mount(args),
+        Command::Umount(args) => mount::umount(args),
+        Command::Status(args) => status::status(args),
+        Command::Df(args) => status::df(args),
+        Command::Scrub(args) => scrub::scrub(args),
+        Command::Device(Device::List(args)) => device::list(args),
+        Command::Device(Device::Grow(args)) => device::grow(args),
+        Command::Device(Device::Preallocate(args)) => device::preallocate(args),
+        Command::Key(Key::Generate(args)) => key::generate(args),
+        Command::Key(Key::ShowId(args)) => key::show_id(args),
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(&args.dir),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

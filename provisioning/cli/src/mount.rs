@@ -3,20 +3,18 @@
 use crate::admin::key_file;
 use crate::args::{Mount, Umount};
 use crate::failure::Failure;
+use clap::Parser;
 use client_fuse::mount::{FSTYPE, table};
+use client_fuse::program::{self, Arguments};
 use client_fuse::{Options, Source, Unmount, UnmountError, unmount};
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::ExitCode;
 use transport::Key;
 
-/// The program that mounts and then serves the mount, as it is installed and as cargo builds it.
-const HELPERS: [&str; 2] = ["mount.claudefs", "mount-claudefs"];
-/// Where mount(8) looks for helpers, which is not always in PATH.
-const HELPER_FOLDERS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin"];
-
-pub(crate) fn mount(args: Mount) -> Result<(), Failure> {
-    // Read here so that mistakes are told before another program is looked for.
+/// Mounts. The process that serves the mount is this program, started again with the same words.
+pub(crate) fn mount(args: &Mount) -> Result<ExitCode, Failure> {
+    // Read here as well: mistakes in it have this program's exit codes.
     let source: Source = args.source.parse().map_err(|e| Failure::Usage(format!("{e}")))?;
     let mut options = Options::default();
     for list in &args.options {
@@ -24,39 +22,25 @@ pub(crate) fn mount(args: Mount) -> Result<(), Failure> {
         parsed.map_err(|e| Failure::Usage(e.to_string()))?;
     }
     let key = key_file(args.key.as_deref().or(options.key.as_deref()));
-    // Before a process is left behind; the program reads it again.
     Key::load(&key)?;
-    let mut list = args.options;
-    list.push(format!("key={}", key.display()));
-    if args.foreground && !options.foreground {
-        list.push("foreground".to_owned());
-    }
-    let helper = helper()?;
-    let mut command = std::process::Command::new(&helper);
-    command.arg(source.to_string()).arg(&args.mountpoint).arg("-o").arg(list.join(","));
+    let words = words(args, &source, &key);
+    let arguments = Arguments::try_parse_from(words).map_err(|e| Failure::Usage(e.to_string()))?;
+    Ok(program::main(&arguments))
+}
+
+/// The command line of the mount program.
+fn words(args: &Mount, source: &Source, key: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["claudefs mount".into()];
     for (flag, given) in [("-s", args.sloppy), ("-f", args.fake), ("-v", args.verbose)] {
-        if given {
-            command.arg(flag);
-        }
+        words.extend(given.then(|| flag.into()));
     }
-    // Returns only where it failed.
-    let error = command.exec();
-    Err(Failure::Other(format!("{} can't be run: {error}", helper.display())))
-}
-
-/// The program beside this one, else the one that mount(8) would run.
-fn helper() -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().and_then(|me| me.parent().map(Path::to_owned));
-    let path: OsString = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(HELPER_FOLDERS.map(PathBuf::from));
-    find_helper(beside.into_iter().chain(folders)).ok_or_else(|| {
-        let text = "mount.claudefs is not installed: put it beside `claudefs` or into /sbin; docs/operations.md says how";
-        Failure::Other(text.to_owned())
-    })
-}
-
-fn find_helper(folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
-    folders.flat_map(|folder| HELPERS.map(|name| folder.join(name))).find(|p| p.is_file())
+    let mut key_option = OsString::from("key=");
+    key_option.push(key);
+    let foreground = args.foreground.then(|| "foreground".into());
+    let options = args.options.iter().map(OsString::from).chain(foreground).chain([key_option]);
+    words.extend(options.flat_map(|option| ["-o".into(), option]));
+    words.extend(["--".into(), source.to_string().into(), args.mountpoint.clone().into()]);
+    words
 }
 
 pub(crate) fn umount(args: &Umount) -> Result<(), Failure> {
@@ -99,15 +83,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_is_found_under_either_name() {
-        let (first, second) =
-            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-        let look = || find_helper([first.path(), second.path()].into_iter().map(Path::to_owned));
-        assert_eq!(look(), None);
-        std::fs::write(second.path().join("mount.claudefs"), b"").expect("a file");
-        assert_eq!(look(), Some(second.path().join("mount.claudefs")));
-        std::fs::write(first.path().join("mount-claudefs"), b"").expect("a file");
-        assert_eq!(look(), Some(first.path().join("mount-claudefs")));
+    fn the_mount_program_gets_what_was_asked_for() {
+        let line = ["claudefs", "mount", "h:7:/a", "/mnt", "-o", "ro", "--foreground", "-v", "-n"];
+        let command = crate::args::Cli::parse_from(line).command;
+        let crate::args::Command::Mount(args) = command else { unreachable!("it is a mount") };
+        let source = args.source.parse().expect("a source");
+        let arguments =
+            Arguments::try_parse_from(words(&args, &source, Path::new("/k"))).expect("understood");
+        assert_eq!(
+            (arguments.source.as_str(), arguments.mountpoint.as_path()),
+            ("h:7:/a", Path::new("/mnt"))
+        );
+        assert_eq!(arguments.options, ["ro", "foreground", "key=/k"]);
+        assert!(arguments.verbose && !arguments.fake && !arguments.sloppy);
     }
 
     #[test]
