@@ -2,6 +2,7 @@
 
 use rustix::fs::{Mode, OFlags};
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -17,8 +18,11 @@ pub(super) fn is_server() -> bool {
 
 /// Starts the server and waits for its word, or for its end, whose exit code is then ours.
 pub(super) fn start() -> io::Result<ExitCode> {
+    let mut words = std::env::args_os();
     let mut child = Command::new(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
+        // The program tells its uses apart by the name it is called by.
+        .arg0(words.next().unwrap_or_default())
+        .args(words)
         .env(MARK, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -22,7 +22,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use failure::Failure;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
+
+/// The name under which mount(8) runs this program; a link to it.
+const MOUNT_HELPER: &str = "mount.claudefs";
 
 /// fsck(8)'s code for a wrong command line.
 const FSCK_USAGE: u8 = 16;
@@ -30,6 +34,9 @@ const FSCK_USAGE: u8 = 16;
 /// Runs the command line `args`, says what went wrong, and gives the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = args.into_iter().collect();
+    if words.first().is_some_and(|w| Path::new(w).file_name() == Some(OsStr::new(MOUNT_HELPER))) {
+        return client_fuse::program::main(&client_fuse::program::Arguments::parse_from(words));
+    }
     let fsck = words.get(1).is_some_and(|w| w == OsStr::new("fsck"));
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,

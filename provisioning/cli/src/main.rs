@@ -1,4 +1,4 @@
-//! Entry of `claudefs`.
+//! Entry of `claudefs`, which mount(8) runs as `mount.claudefs`.
 
 use std::process::ExitCode;
 

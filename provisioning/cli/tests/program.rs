@@ -257,3 +257,19 @@ fn a_closed_pipe_ends_quietly() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
 }
+
+/// mount(8) runs the program by another name, with the source where a command would stand.
+#[test]
+fn under_the_name_of_the_mount_helper_it_mounts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let helper = dir.path().join("mount.claudefs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_claudefs"), &helper).expect("a link");
+    let missing = format!("key={}", dir.path().join("none").display());
+    let out = std::process::Command::new(&helper)
+        .args(["127.0.0.1:/", "/mnt", "-n", "-o", &missing])
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("mount.claudefs: ") && said.contains("key generate"), "{said}");
+}

@@ -22,7 +22,7 @@ pub(super) fn build(dev: bool) -> Result<Programs> {
     let profile = if dev { "debug" } else { "release" };
     step(format!("Building ({profile})"));
     let mut c = cargo();
-    c.args(["build", "--package", "node", "--package", "claudefs", "--package", "mount-claudefs", "--bins"]);
+    c.args(["build", "--package", "node", "--package", "claudefs", "--bins"]);
     if !dev {
         c.arg("--release");
     }
