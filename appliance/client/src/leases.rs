@@ -302,6 +302,22 @@ impl Table {
         r.names.put(name, what, kernel);
         true
     }
+    /// May a kernel hold this name with a lifetime, or be about to be told not to?
+    pub(crate) fn in_kernel(&self, dir: Ino, name: &[u8]) -> bool {
+        self.records.get(&dir).is_some_and(|r| r.recall.is_some() || r.names.in_kernel(name))
+    }
+    /// A kernel has moved a name with a lifetime here: the next recall of `dir`, or the one under way, has to take it out.
+    /// `false` where no recall will come.
+    pub(crate) fn moved_in(&mut self, dir: Ino, name: &[u8]) -> bool {
+        let Some(r) = self.records.get_mut(&dir).filter(|r| r.held != LeaseMode::None || r.recall.is_some())
+        else {
+            return false;
+        };
+        self.names += usize::from(!r.names.has(name));
+        let what = r.names.get(name);
+        r.names.put(name, what, true);
+        true
+    }
     /// An own change of names of `dir` begins; nothing is known of them until it ends.
     pub(crate) fn change_begins(&mut self, dir: Ino, name: &[u8]) {
         self.record(dir).names.begin(name);

@@ -42,6 +42,9 @@ impl Names {
     pub(crate) fn any_in_kernel(&self) -> bool {
         self.map.values().any(|s| s.kernel)
     }
+    pub(crate) fn in_kernel(&self, name: &[u8]) -> bool {
+        self.map.get(name).is_some_and(|s| s.kernel)
+    }
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         self.map.contains_key(name)
     }

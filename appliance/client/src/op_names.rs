@@ -2,6 +2,9 @@
 //!
 //! A name gets a lifetime in the kernel only under an exclusive lease of its directory, and only where no change of this
 //! client's own ran beside the request: two answers may arrive in the other order than they were made.
+//!
+//! A rename takes a name's lifetime along to the new name, without asking. So before a rename that may do this, a lease of
+//! the new directory is taken, and a recall of it waits for the rename: then it takes the new name out, too.
 
 use crate::core::{Core, cred};
 use crate::hold::{Counter, Hold};
@@ -10,8 +13,8 @@ use crate::names::Name;
 use crate::opens::{MAX_HANDLES, Open, wire_flags};
 use crate::rpc::Outgoing;
 use crate::service::{
-    Create, Created, Ctx, DirEntry, DirPage, Entry, Found, Handle, Ino, IoMode, OpenFlags, RenameMode,
-    Result, TTL_LEASED,
+    Create, Created, Ctx, DirEntry, DirPage, Entry, Found, Handle, Ino, IoMode, OpenFlags, Recall,
+    RenameMode, Result, TTL_LEASED,
 };
 use crate::stats::Op;
 use hugepages::Bytes;
@@ -50,6 +53,12 @@ impl Drop for Change {
         let mut table = self.core.table.borrow_mut();
         self.dirs.iter().for_each(|dir| table.change_ends(*dir));
     }
+}
+
+/// Names that take over the lifetime of another in the kernel; recalls of their directories wait while it lives.
+struct Carried<'n> {
+    names: SmallVec<[(Ino, &'n [u8]); 2]>,
+    _hold: Hold,
 }
 
 fn check_name(name: &[u8]) -> Result<()> {
@@ -256,6 +265,7 @@ impl Core {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
+        let carried = self.carried(ctx, from, to, mode).await;
         let (since, new_since) = {
             let table = self.table.borrow();
             (table.since(from.0), table.since(to.0))
@@ -287,9 +297,55 @@ impl Core {
         table.put_name(to.0, to.1, arrived, new_cover, false);
         table.forget_attr(done.moved);
         table.forget_attr(done.replaced);
+        let late: Vec<_> =
+            carried.names.into_iter().filter(|(dir, name)| !table.moved_in(*dir, name)).collect();
         drop(table);
         drop(change);
+        self.expire(late);
         Ok(())
+    }
+
+    /// Finds which names get the lifetime of another one by this rename, and sees to it that a recall will know them.
+    async fn carried<'n>(
+        &self,
+        ctx: &Ctx,
+        from: (Ino, &'n [u8]),
+        to: (Ino, &'n [u8]),
+        mode: RenameMode,
+    ) -> Carried<'n> {
+        let mut carried = Carried { names: SmallVec::new(), _hold: Hold::none() };
+        let back = (mode == RenameMode::Exchange).then_some((to, from));
+        for (old, new) in std::iter::once((from, to)).chain(back) {
+            let (alive, covered) = {
+                let table = self.table.borrow();
+                (table.in_kernel(old.0, old.1), table.cover(new.0) != LeaseMode::None)
+            };
+            if !alive || !self.caches() {
+                continue;
+            }
+            if !covered {
+                let since = self.table.borrow().since(new.0);
+                let request = message::AcquireLease { ino: new.0, mode: LeaseMode::Shared };
+                // Without a lease the name is taken out right after; the rename itself tells what is wrong, if anything is.
+                if let Ok(reply) = self.ask(ctx, Outgoing::new(request)).await
+                    && let Ok(got) = self.decode::<message::AcquireLease>(&reply)
+                {
+                    self.learn(&got.attr, since, &got.grant);
+                }
+            }
+            carried._hold.push(self.table.borrow_mut().names_out(new.0));
+            carried.names.push(new);
+        }
+        carried
+    }
+
+    /// Takes names out of the kernel after the fact: they have a lifetime, and no lease of their directory is held.
+    fn expire(&self, names: Vec<(Ino, &[u8])>) {
+        let Some(invalidator) = self.invalidator.borrow().clone() else { return };
+        for (ino, name) in names {
+            let names = vec![Box::from(name)];
+            self.spawn(invalidator.invalidate(Recall { ino, names, ..Recall::default() }));
+        }
     }
 
     pub(crate) async fn readdir(

@@ -221,6 +221,21 @@ impl Model {
                 Some(ino) => ok(&message::Removed { ino, nlink: 0, dir_grant: self.grant(u.dir) }),
                 None => no(Errno::ENOENT),
             },
+            Request::AcquireLease(a) => {
+                ok(&message::AttrReply { attr: self.attr(a.ino), grant: self.grant(a.ino) })
+            }
+            Request::Rename(r) => match self.names.remove(&(r.dir, r.name.to_vec())) {
+                Some(moved) => {
+                    let replaced = self.names.insert((r.new_dir, r.new_name.to_vec()), moved);
+                    ok(&message::Renamed {
+                        moved,
+                        replaced: replaced.unwrap_or(Ino(0)),
+                        dir_grant: self.grant(r.dir),
+                        new_dir_grant: self.grant(r.new_dir),
+                    })
+                }
+                None => no(Errno::ENOENT),
+            },
             Request::Open(o) => match self.files.contains_key(&o.ino) {
                 true => {
                     self.handles += 1;

@@ -61,6 +61,33 @@ fn a_name_is_invalidated_after_its_reply_and_before_the_return() {
     assert_eq!(fake.model.borrow().returned[0].keep, LeaseMode::None);
 }
 
+/// A kernel that had a name with a lifetime kept it through its own rename, and showed the new name long after another
+/// mount had given it to another file: nobody had told it to forget the new name.
+#[test]
+fn a_name_keeps_its_lifetime_through_a_rename_and_is_recalled_under_the_new_one() {
+    let fake = Fake::new();
+    for (ino, kind) in [(5, FileKind::Regular), (6, FileKind::Directory), (7, FileKind::Directory)] {
+        fake.model.borrow_mut().add(Ino(ino), kind, b"");
+    }
+    fake.model.borrow_mut().name(ROOT_INO, b"f", Ino(5));
+    let client = fake.client();
+    let (kernel, ctx) = (kernel(&client), Ctx::default());
+    kernel.go.set();
+    fake.run(client.lookup(&ctx, ROOT_INO, b"f")).expect("there");
+    // Nothing is held of the new directory yet.
+    fake.run(client.rename(&ctx, ROOT_INO, b"f", Ino(6), b"g", RenameMode::Replace)).expect("renamed");
+    assert_eq!(fake.model.borrow().count(Opcode::AcquireLease), 1);
+    recall(&fake, Ino(6), LeaseMode::None);
+    assert_eq!(kernel.asked.borrow()[0].names, [Box::from(&b"g"[..])]);
+    // Where no lease is to be had, the name goes right after the rename.
+    fake.run(client.lookup(&ctx, Ino(6), b"g")).expect("there");
+    fake.model.borrow_mut().grants = LeaseMode::None;
+    fake.run(client.rename(&ctx, Ino(6), b"g", Ino(7), b"h", RenameMode::Replace)).expect("renamed");
+    fake.settle();
+    let asked = kernel.asked.borrow();
+    assert_eq!((asked[1].ino, &asked[1].names[..]), (Ino(7), &[Box::from(&b"h"[..])][..]));
+}
+
 #[test]
 fn what_is_not_cached_goes_back_at_once() {
     let (fake, client, h) = opened(b"abc", true);
