@@ -8,10 +8,12 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Shared as SharedError};
 use crate::layout::Layout;
 use crate::pool::Pool;
-use crate::signal::{Spawner, Waiters};
+use crate::signal::{Bell, Spawner, Waiters};
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::collections::BTreeSet;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Marks of one log.
 #[derive(Debug, Default)]
@@ -42,21 +44,106 @@ pub struct Shared {
     pub(crate) marks: Vec<Mark>,
     /// Bytes of data written since the last flush began.
     pub(crate) unflushed: AtomicU64,
+    /// A flush failed, on whichever core: final.
     pub(crate) failed: AtomicBool,
+    pub(crate) flights: Flights,
     pub(crate) damage: Damage,
     /// Bytes in use; more than the layout's after growing.
     pub(crate) capacity: AtomicU64,
 }
 
+impl Shared {
+    /// The error of everything that would change or vouch for the store after a failed flush.
+    pub(crate) fn sound(&self) -> Result<(), Error> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(Error::ReadOnly { reason: "a flush of the device failed".into() });
+        }
+        Ok(())
+    }
+}
+
+/// Flushes under way on all cores. The kernel tells one caller of an error and lets the next flush succeed: nobody
+/// believes in a flush before all that overlapped it have said how they ended.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    begun: AtomicU64,
+    flying: Mutex<BTreeSet<u64>>,
+    landed: Bell,
+}
+
+/// One flush under way.
+struct Flight<'s> {
+    shared: &'s Shared,
+    number: u64,
+}
+
+impl Flights {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(shared: &Shared) -> Flight<'_> {
+        let flights = &shared.flights;
+        let mut flying = flights.lock();
+        let number = flights.begun.fetch_add(1, Ordering::AcqRel);
+        flying.insert(number);
+        Flight { shared, number }
+    }
+}
+
+impl Flight<'_> {
+    fn remove(&self) -> bool {
+        let removed = self.shared.flights.lock().remove(&self.number);
+        self.shared.flights.landed.ring();
+        removed
+    }
+
+    /// Ends it and waits for those that overlapped it; true if none of them failed.
+    async fn land(self, good: bool) -> bool {
+        let (shared, flights) = (self.shared, &self.shared.flights);
+        if !good {
+            shared.failed.store(true, Ordering::Release);
+        }
+        self.remove();
+        let end = flights.begun.load(Ordering::Acquire);
+        let failed = || shared.failed.load(Ordering::Acquire);
+        flights.landed.until(|| failed() || flights.lock().first().is_none_or(|&n| n >= end)).await;
+        !failed()
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if self.shared.flights.lock().contains(&self.number) {
+            // Nobody will ever know how it ended.
+            self.shared.failed.store(true, Ordering::Release);
+            self.remove();
+        }
+    }
+}
+
+/// What follows the flushes of a core.
+pub(crate) trait Member {
+    /// A flush is about to begin.
+    fn flushing(self: Rc<Self>) {}
+    /// A flush has ended well.
+    fn flushed(self: Rc<Self>) {}
+    /// It wants another flush although nothing was written.
+    fn unmarked(&self) -> bool {
+        false
+    }
+}
+
 struct Inner<D> {
     device: D,
-    shared: std::sync::Arc<Shared>,
+    shared: Arc<Shared>,
     spawner: Spawner,
     started: Cell<u64>,
     finished: Cell<u64>,
     running: Cell<bool>,
     waiters: Waiters,
     error: RefCell<Option<SharedError>>,
+    members: RefCell<Vec<Weak<dyn Member>>>,
 }
 
 /// Flushes a device on one core; concurrent callers share one flush.
@@ -69,7 +156,7 @@ impl<D> Clone for Flusher<D> {
 }
 
 impl<D: BlockDevice> Flusher<D> {
-    pub(crate) fn new(device: D, shared: std::sync::Arc<Shared>, spawner: Spawner) -> Flusher<D> {
+    pub(crate) fn new(device: D, shared: Arc<Shared>, spawner: Spawner) -> Flusher<D> {
         Flusher(Rc::new(Inner {
             device,
             shared,
@@ -79,15 +166,31 @@ impl<D: BlockDevice> Flusher<D> {
             running: Cell::new(false),
             waiters: Waiters::default(),
             error: RefCell::new(None),
+            members: RefCell::default(),
         }))
     }
 
-    pub(crate) fn shared(&self) -> &std::sync::Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 
-    /// Whether a log has completed records that no flush covered.
+    /// Adds what is to hear of flushes, until it is dropped.
+    pub(crate) fn join(&self, member: Weak<dyn Member>) {
+        let mut members = self.0.members.borrow_mut();
+        members.retain(|m| m.strong_count() > 0);
+        members.push(member);
+    }
+
+    fn members(&self) -> Vec<Rc<dyn Member>> {
+        self.0.members.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a log has completed records that no flush covered, or marks to record.
     pub(crate) fn needed(&self) -> bool {
+        self.unflushed() || self.members().iter().any(|m| m.unmarked())
+    }
+
+    fn unflushed(&self) -> bool {
         self.0
             .shared
             .marks
@@ -103,6 +206,7 @@ impl<D: BlockDevice> Flusher<D> {
             if let Some(source) = self.0.error.borrow().clone() {
                 return Err(Error::Io { what: "flushing the device", source });
             }
+            self.0.shared.sound()?;
             if self.0.finished.get() >= target {
                 return Ok(());
             }
@@ -117,23 +221,27 @@ impl<D: BlockDevice> Flusher<D> {
     }
 
     async fn run(self) {
-        let shared = &self.0.shared;
+        let shared = Arc::clone(&self.0.shared);
         let number = self.0.started.get();
+        self.members().into_iter().for_each(Member::flushing);
         let seen: Vec<u64> = shared.marks.iter().map(|m| m.completed.load(Ordering::Acquire)).collect();
         shared.unflushed.store(0, Ordering::Release);
-        match self.0.device.flush().await {
-            Ok(()) => {
-                for (mark, seen) in shared.marks.iter().zip(seen) {
-                    mark.flushed.fetch_max(seen, Ordering::AcqRel);
-                }
+        let flight = Flights::begin(&shared);
+        let result = self.0.device.flush().await;
+        let good = flight.land(result.is_ok()).await;
+        if good {
+            for (mark, seen) in shared.marks.iter().zip(seen) {
+                mark.flushed.fetch_max(seen, Ordering::AcqRel);
             }
-            Err(e) => {
-                shared.failed.store(true, Ordering::Release);
-                *self.0.error.borrow_mut() = Some(e.into());
-            }
+        }
+        if let Err(e) = result {
+            *self.0.error.borrow_mut() = Some(e.into());
         }
         self.0.running.set(false);
         self.0.finished.set(number);
         self.0.waiters.wake_all();
+        if good {
+            self.members().into_iter().for_each(Member::flushed);
+        }
     }
 }

@@ -104,6 +104,16 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Notes that this holder's change sets the length: what others raised it to before no longer counts.
+    pub(crate) fn set(&self, length: u32) -> u32 {
+        if let Some(chunk) = self.locks.0.borrow_mut().chunks.get_mut(&self.key) {
+            chunk.length = length;
+        }
+        length
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut table = self.locks.0.borrow_mut();

@@ -6,10 +6,11 @@
 
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::flush::{Flusher, Shared};
+use crate::flush::{Flusher, Member, Shared};
 use crate::group::{self, FRAME, HEADER, Header, Owner};
 use crate::layout::{BLOCK, BLOCK_BYTES, Region};
 use crate::ring::{Anchor, Ring};
+use crate::root::Root;
 use crate::signal::{Spawner, Waiters, join};
 use hugepages::{Arena, Buf, Bytes};
 use smallvec::SmallVec;
@@ -25,8 +26,25 @@ const DEPTH: usize = 4;
 /// Records that must have gathered, for each group in flight, before a further one starts beside them: the first write
 /// never waits, a crowd shares.
 const GATHER: usize = 1;
-/// Blocks of the ring that only urgent records get: taking and returning zones, and opening.
-const SPARE: u64 = 16;
+/// Free blocks that each kind of record must leave: a checkpoint can always take the zones that it needs, a store with a
+/// full ring can always be opened.
+fn spare(urgency: Urgency) -> u64 {
+    match urgency {
+        Urgency::Normal => 24,
+        Urgency::Zones => 8,
+        Urgency::Open => 0,
+    }
+}
+
+/// How far into the last free blocks of the ring a record may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    Normal,
+    /// Takes zones for the system: goes before all that is queued.
+    Zones,
+    /// The first record of an incarnation.
+    Open,
+}
 
 /// Data of a record: device offset and aligned contents.
 pub(crate) type Data = SmallVec<[(u64, Bytes); 2]>;
@@ -50,6 +68,14 @@ impl Config {
     pub(crate) fn max_record(&self) -> usize {
         self.max_group as usize * BLOCK - HEADER - FRAME
     }
+}
+
+/// What opening found.
+pub(crate) struct Past<'r> {
+    pub(crate) ring: Ring,
+    pub(crate) root: &'r Root,
+    /// The last record that is not the log's own.
+    pub(crate) real: u64,
 }
 
 #[derive(Default)]
@@ -76,8 +102,14 @@ struct State {
     queue: VecDeque<Item>,
     urgent: VecDeque<Item>,
     in_flight: VecDeque<InFlight>,
+    /// The least that an urgent record in the queue must leave free.
+    urgent_spare: u64,
     /// After the last complete group.
     applied: Anchor,
+    /// Last record that is not the log's own.
+    real: u64,
+    /// The highest flushed mark in a group.
+    recorded: u64,
     root: u64,
     failed: Option<Error>,
 }
@@ -125,11 +157,11 @@ impl<D: BlockDevice> LogWriter<D> {
         spawner: Spawner,
         arena: Option<Arena>,
         config: Config,
-        ring: Ring,
-        root: u64,
+        found: Past<'_>,
     ) -> LogWriter<D> {
+        let Past { ring, root, real } = found;
         let shared = Arc::clone(flusher.shared());
-        let applied = ring.head();
+        let (applied, recorded) = (ring.head(), ring.recorded().max(root.flushed));
         let mark = &shared.marks[config.mark];
         mark.completed.store(applied.next - 1, Ordering::Release);
         let state = State {
@@ -137,8 +169,11 @@ impl<D: BlockDevice> LogWriter<D> {
             queue: VecDeque::new(),
             urgent: VecDeque::new(),
             in_flight: VecDeque::new(),
+            urgent_spare: 0,
             applied,
-            root,
+            real,
+            recorded,
+            root: root.generation,
             failed: None,
         };
         LogWriter(Rc::new(Inner {
@@ -162,6 +197,12 @@ impl<D: BlockDevice> LogWriter<D> {
         self.0.shared.marks[self.0.config.mark].flushed.load(Ordering::Acquire)
     }
 
+    /// The sequence of the last record that was submitted, once all have theirs.
+    pub(crate) fn submitted(&self) -> u64 {
+        let s = self.0.state.borrow();
+        s.ring.head().next - 1 + (s.queue.len() + s.urgent.len()) as u64
+    }
+
     /// Where the log stands after the last complete record.
     pub(crate) fn applied(&self) -> Anchor {
         self.0.state.borrow().applied
@@ -176,7 +217,7 @@ impl<D: BlockDevice> LogWriter<D> {
         (self.0.state.borrow().ring.used(), self.0.config.rings[0].blocks)
     }
 
-    /// Records wait for space in the ring.
+    /// Records wait for space in the ring: only a trim helps.
     pub(crate) fn stuck(&self) -> bool {
         self.0.stuck.get()
     }
@@ -205,9 +246,11 @@ impl<D: BlockDevice> LogWriter<D> {
         s.queue.is_empty() && s.urgent.is_empty() && s.in_flight.is_empty()
     }
 
-    /// A checkpoint of this generation is durable.
-    pub(crate) fn set_root(&self, generation: u64) {
-        self.0.state.borrow_mut().root = generation;
+    /// A root is durable: groups say so from here on.
+    pub(crate) fn set_root(&self, root: &Root) {
+        let mut state = self.0.state.borrow_mut();
+        state.root = root.generation;
+        state.recorded = state.recorded.max(root.flushed);
     }
 
     /// Frees the space of records up to `last`.
@@ -235,12 +278,12 @@ impl<D: BlockDevice> LogWriter<D> {
         self.0.progress.wake_all();
     }
 
-    /// Starts the data writes of a record and queues it. `urgent` ones go first and may use the spare space.
-    pub(crate) fn submit(&self, record: Vec<u8>, data: Data, urgent: bool, done: Done) {
+    /// Starts the data writes of a record and queues it.
+    pub(crate) fn submit(&self, record: Vec<u8>, data: Data, urgency: Urgency, done: Done) {
         if record.len() > self.0.config.max_record() {
             return done(Err(Error::Invalid("a record is larger than a group")));
         }
-        if let Some(error) = self.failed() {
+        if let Some(error) = self.failed().or_else(|| self.0.shared.sound().err()) {
             return done(Err(error));
         }
         let op = Rc::new(Op::default());
@@ -255,10 +298,11 @@ impl<D: BlockDevice> LogWriter<D> {
         }
         let item = Item { record, op, done };
         let mut state = self.0.state.borrow_mut();
-        if urgent {
-            state.urgent.push_back(item);
-        } else {
+        if urgency == Urgency::Normal {
             state.queue.push_back(item);
+        } else {
+            state.urgent_spare = spare(urgency);
+            state.urgent.push_back(item);
         }
         drop(state);
         self.schedule();
@@ -306,23 +350,27 @@ impl<D: BlockDevice> LogWriter<D> {
             let n = n.count();
             (n, queue.iter().take(n).map(|i| FRAME + i.record.len()).sum::<usize>())
         };
-        let (mut urgent, mut bytes) = fit(&state.urgent, 0);
+        let (urgent, mut bytes) = fit(&state.urgent, 0);
         let (mut normal, more) = if urgent == state.urgent.len() { fit(&state.queue, bytes) } else { (0, 0) };
-        let mut start = state.ring.place(group::blocks_for(bytes + more), if normal > 0 { SPARE } else { 0 });
-        if start.is_none() && urgent > 0 && normal > 0 {
-            normal = 0;
-            start = state.ring.place(group::blocks_for(bytes), 0);
-        } else {
+        let (mut start, mut full) = (None, false);
+        if normal > 0 {
+            start = state.ring.place(group::blocks_for(bytes + more), spare(Urgency::Normal));
+            full = start.is_none();
+        }
+        if start.is_some() {
             bytes += more;
+        } else if urgent > 0 {
+            normal = 0;
+            start = state.ring.place(group::blocks_for(bytes), state.urgent_spare);
         }
         let Some(start) = start else {
             self.0.stuck.set(true);
             self.0.progress.wake_all();
             return false;
         };
-        self.0.stuck.set(false);
+        self.0.stuck.set(full);
         let mut items = Vec::with_capacity(urgent + normal);
-        items.extend(state.urgent.drain(..std::mem::take(&mut urgent)));
+        items.extend(state.urgent.drain(..urgent));
         items.extend(state.queue.drain(..normal));
         let head = state.ring.head();
         let header = Header {
@@ -333,6 +381,10 @@ impl<D: BlockDevice> LogWriter<D> {
             flushed: self.flushed(),
             root: state.root,
         };
+        state.recorded = state.recorded.max(header.flushed);
+        if items.iter().any(|i| !i.record.is_empty()) {
+            state.real = header.last();
+        }
         let blocks = group::blocks_for(bytes);
         let mut buf = zeroed(self.0.arena.as_ref(), blocks as usize * BLOCK);
         let crc =
@@ -384,13 +436,35 @@ impl<D: BlockDevice> LogWriter<D> {
         }
     }
 
-    /// Starts an incarnation: an empty record right where the log ended, flushed before anything follows, so that
-    /// no group that was cut off can ever be taken for a successor.
-    pub(crate) async fn open(&self) -> Result<(), Error> {
-        let promise = crate::signal::Promise::new();
-        let give = promise.clone();
-        self.submit(Vec::new(), Data::new(), true, Box::new(move |r| give.give(r)));
-        promise.get().await?;
+    /// Starts an incarnation. `ended`: an empty record goes right where the log ended, flushed before anything follows, so
+    /// that no group that was cut off can ever be taken for a successor. Not needed where the log ends in a group of
+    /// one empty record and nothing was cut: a store that is opened again and again does not fill its ring.
+    pub(crate) async fn open(&self, ended: bool) -> Result<(), Error> {
+        if ended {
+            let promise = crate::signal::Promise::new();
+            let give = promise.clone();
+            self.submit(Vec::new(), Data::new(), Urgency::Open, Box::new(move |r| give.give(r)));
+            promise.get().await?;
+        }
+        self.0.flusher.join(Rc::downgrade(&self.0) as std::rc::Weak<dyn Member>);
         self.0.flusher.flush().await
+    }
+}
+
+impl<D: BlockDevice> Member for Inner<D> {
+    /// A log that has gone quiet writes down that its last record was flushed: from then on that record is never cut off.
+    fn flushing(self: Rc<Self>) {
+        if self.unmarked() {
+            LogWriter(self).submit(Vec::new(), Data::new(), Urgency::Normal, Box::new(|_| {}));
+        }
+    }
+
+    fn unmarked(&self) -> bool {
+        let s = self.state.borrow();
+        let flushed = self.shared.marks[self.config.mark].flushed.load(Ordering::Acquire);
+        let idle = s.queue.is_empty() && s.urgent.is_empty() && s.in_flight.is_empty();
+        // A full ring has no room for it: whoever trims writes a root, which says it as well.
+        let room = s.ring.place(1, spare(Urgency::Normal)).is_some();
+        idle && room && s.failed.is_none() && flushed >= s.real && s.recorded < s.real
     }
 }

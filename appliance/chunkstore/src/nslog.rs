@@ -8,13 +8,13 @@ use crate::error::Error;
 use crate::flush::Flusher;
 use crate::group::Owner;
 use crate::layout::{BLOCK, BLOCK_BYTES, Layout};
-use crate::log::{Config, Data, LogWriter, zeroed};
+use crate::log::{Config, Data, LogWriter, Past, Urgency, zeroed};
 use crate::ring::{Anchor, Ring};
 use crate::root::{self, Root};
-use crate::scan::Scan;
+use crate::scan::{self, Scan};
 use crate::signal::{Promise, Spawner, join};
 use hugepages::{Arena, Buf};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -46,13 +46,13 @@ struct Inner<D> {
     owner: Owner,
     arena: Option<Arena>,
     flusher: Flusher<D>,
+    spawner: Spawner,
     writer: LogWriter<D>,
     generation: Cell<u64>,
     slot: Cell<usize>,
     trimming: Cell<bool>,
     incarnation: u64,
     waiters: crate::signal::Waiters,
-    opened: RefCell<Option<Error>>,
 }
 
 /// A log of opaque records in two copies; handles of one log are cheap to clone.
@@ -146,6 +146,7 @@ impl<D: BlockDevice> Log<D> {
             })
             .await?;
         repaired += scan.repaired;
+        scan.reaches(root, &found)?;
         shared.damage.repaired.fetch_add(repaired, Ordering::Relaxed);
         let mut ring = Ring::new(layout.ns_log[0].blocks, root.anchor);
         found.iter().for_each(|f| ring.push(f.start, f.blocks, &f.header, f.crc));
@@ -157,22 +158,23 @@ impl<D: BlockDevice> Log<D> {
             incarnation: shared.incarnation,
         };
         let generation = root.generation;
-        let writer =
-            LogWriter::new(device.clone(), flusher.clone(), spawner, arena.clone(), config, ring, generation);
-        writer.open().await?;
+        let past = Past { ring, root, real: scan::last_real(root, &found) };
+        let (handle, tasks) = (flusher.clone(), Rc::clone(&spawner));
+        let writer = LogWriter::new(device.clone(), handle, tasks, arena.clone(), config, past);
+        writer.open(!found.last().is_some_and(|f| f.empty)).await?;
         Ok(Log(Rc::new(Inner {
             device,
             layout,
             owner,
             arena,
             flusher,
+            spawner,
             writer,
             generation: Cell::new(generation),
             slot: Cell::new(chosen.slot),
             trimming: Cell::new(false),
             incarnation: shared.incarnation,
             waiters: crate::signal::Waiters::default(),
-            opened: RefCell::new(None),
         })))
     }
 
@@ -189,7 +191,7 @@ impl<D: BlockDevice> Log<D> {
         if record.is_empty() {
             return done(Err(Error::Invalid("a log record is empty")));
         }
-        self.0.writer.submit(record, Data::new(), false, Box::new(done));
+        self.0.writer.submit(record, Data::new(), Urgency::Normal, Box::new(done));
     }
 
     fn submit(&self, record: Vec<u8>) -> Result<Promise<Result<u64, Error>>, Error> {
@@ -199,8 +201,16 @@ impl<D: BlockDevice> Log<D> {
         Ok(promise)
     }
 
-    /// Forgets records up to `last`, in whole groups: the reader's checkpoint holds them durably. Flushes.
+    /// Forgets records up to `last`, in whole groups: the reader's checkpoint holds them durably. Flushes. A caller that
+    /// gives up leaves it to go on.
     pub async fn trim(&self, last: u64) -> Result<(), Error> {
+        let promise = Promise::new();
+        let (this, give) = (self.clone(), promise.clone());
+        (self.0.spawner)(Box::pin(async move { give.give(this.trim_next(last).await) }));
+        promise.get().await
+    }
+
+    async fn trim_next(&self, last: u64) -> Result<(), Error> {
         let inner = &self.0;
         inner.waiters.until(|| !inner.trimming.get()).await;
         inner.trimming.set(true);
@@ -208,7 +218,6 @@ impl<D: BlockDevice> Log<D> {
         inner.trimming.set(false);
         inner.waiters.wake_all();
         if let Err(e) = &result {
-            *inner.opened.borrow_mut() = Some(e.clone());
             inner.writer.fail(e);
         }
         result
@@ -235,7 +244,7 @@ impl<D: BlockDevice> Log<D> {
         inner.flusher.flush().await?;
         inner.generation.set(root.generation);
         inner.slot.set(slot);
-        inner.writer.set_root(root.generation);
+        inner.writer.set_root(&root);
         inner.writer.trim(last);
         Ok(())
     }

@@ -185,6 +185,39 @@ impl Payloads {
     }
 }
 
+/// Counts the blocks that [`Payloads`] would fill with the same items.
+#[derive(Default)]
+pub(crate) struct Sizes {
+    pub(crate) blocks: usize,
+    used: usize,
+}
+
+impl Sizes {
+    fn push(&mut self, length: usize) {
+        if self.blocks == 0 || self.used + length > PAYLOAD {
+            self.blocks += 1;
+            self.used = 0;
+        }
+        self.used += length;
+    }
+
+    pub(crate) fn entry(&mut self, entry: &Entry) {
+        let map = match &entry.map {
+            Map::Inline(map) => map.iter().count() * size_of::<RawSlot>(),
+            Map::Leaf { .. } => size_of::<[U64; 2]>(),
+        };
+        self.push(size_of::<RawEntry>() + map);
+    }
+
+    pub(crate) fn zone(&mut self, state: &[u64]) {
+        self.push(size_of::<RawZone>() + size_of_val(state));
+    }
+
+    pub(crate) fn request(&mut self) {
+        self.push(size_of::<RawRequest>());
+    }
+}
+
 /// Writes block `ordinal` of a chain.
 pub(crate) fn encode(
     owner: Owner,

@@ -3,6 +3,7 @@
 //! It knows which zones are taken, never by whom or what for; owners log what they take and return, and the
 //! pool is rebuilt from them at open. It is closed until every shard has said what it owns.
 
+use crate::signal::Bell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A device may grow to this many times its size while it is open: the bitmap is allocated for it at open.
@@ -15,6 +16,27 @@ pub enum Class {
     User,
     /// Checkpoints, the namespace volume, and what deletions need.
     System,
+}
+
+/// Who takes a zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taker {
+    /// File data.
+    User,
+    /// The namespace volume, and what truncation and holes need on a full device: not the half of the reserve that
+    /// checkpoints alone may use.
+    System,
+    /// Without it a full log stays full.
+    Checkpoint,
+}
+
+impl Taker {
+    pub(crate) fn class(self) -> Class {
+        match self {
+            Taker::User => Class::User,
+            Taker::System | Taker::Checkpoint => Class::System,
+        }
+    }
 }
 
 /// Why no zone was given.
@@ -36,6 +58,7 @@ pub(crate) struct Pool {
     reserve: AtomicU32,
     /// Shards that have not said yet what they own.
     waiting: AtomicU32,
+    open: Bell,
     hint: AtomicU32,
 }
 
@@ -49,6 +72,7 @@ impl Pool {
             system: 0.into(),
             reserve: reserve.into(),
             waiting: u32::from(shards).into(),
+            open: Bell::default(),
             hint: 0.into(),
         }
     }
@@ -68,6 +92,26 @@ impl Pool {
     /// A shard has claimed all that it owns.
     pub(crate) fn opened(&self) {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.open.ring();
+    }
+
+    /// Every shard has said what it owns.
+    pub(crate) fn is_open(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) async fn until_open(&self) {
+        self.open.until(|| self.is_open()).await;
+    }
+
+    /// Zones that must stay free when `taker` takes one.
+    fn kept(&self, taker: Taker) -> u32 {
+        let reserve = self.reserve.load(Ordering::Acquire);
+        match taker {
+            Taker::User => reserve.saturating_sub(self.system.load(Ordering::Acquire)).max(reserve / 2),
+            Taker::System => reserve / 2,
+            Taker::Checkpoint => 0,
+        }
     }
 
     fn set(&self, zone: u32) -> bool {
@@ -77,9 +121,7 @@ impl Pool {
 
     /// Zones that user data may still take.
     pub(crate) fn user_free(&self) -> u32 {
-        let system = self.system.load(Ordering::Acquire);
-        let kept = self.reserve.load(Ordering::Acquire).saturating_sub(system);
-        self.free.load(Ordering::Acquire).saturating_sub(kept)
+        self.free.load(Ordering::Acquire).saturating_sub(self.kept(Taker::User))
     }
 
     /// Most zones that it can grow to.
@@ -98,22 +140,18 @@ impl Pool {
     }
 
     /// Takes a zone.
-    pub(crate) fn take(&self, class: Class) -> Result<u32, Refused> {
-        if self.waiting.load(Ordering::Acquire) != 0 {
+    pub(crate) fn take(&self, taker: Taker) -> Result<u32, Refused> {
+        if !self.is_open() {
             return Err(Refused::Closed);
         }
         // The count is taken down first, so that the reserve holds even if all cores ask at once.
-        let kept = |system: u32| match class {
-            Class::User => self.reserve.load(Ordering::Acquire).saturating_sub(system),
-            Class::System => 0,
-        };
         let got = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| {
-            (free > kept(self.system.load(Ordering::Acquire))).then(|| free - 1)
+            (free > self.kept(taker)).then(|| free - 1)
         });
         if got.is_err() {
             return Err(Refused::Empty);
         }
-        if class == Class::System {
+        if taker.class() == Class::System {
             self.system.fetch_add(1, Ordering::AcqRel);
         }
         let zones = self.zones.load(Ordering::Acquire);
@@ -172,23 +210,23 @@ mod tests {
     #[test]
     fn the_reserve_is_for_the_system_only() {
         let pool = Pool::new(10, 3, 1);
-        assert_eq!(pool.take(Class::System), Err(Refused::Closed));
+        assert_eq!(pool.take(Taker::System), Err(Refused::Closed));
         assert!(pool.claim(9, Class::User) && !pool.claim(9, Class::User) && !pool.claim(10, Class::User));
         pool.opened();
-        let mut got: Vec<u32> = (0..6).map(|_| pool.take(Class::User).expect("room")).collect();
-        assert_eq!(pool.take(Class::User), Err(Refused::Empty));
-        got.extend((0..3).map(|_| pool.take(Class::System).expect("reserve")));
-        assert_eq!(pool.take(Class::System), Err(Refused::Empty));
+        let mut got: Vec<u32> = (0..6).map(|_| pool.take(Taker::User).expect("room")).collect();
+        assert_eq!(pool.take(Taker::User), Err(Refused::Empty));
+        got.extend((0..2).map(|_| pool.take(Taker::System).expect("reserve")));
+        assert_eq!(pool.take(Taker::System), Err(Refused::Empty), "the rest is for checkpoints");
+        got.push(pool.take(Taker::Checkpoint).expect("reserve"));
+        assert_eq!(pool.take(Taker::Checkpoint), Err(Refused::Empty));
         got.sort_unstable();
         assert_eq!(got, (0..9).collect::<Vec<_>>());
         pool.put(4, Class::User);
-        assert_eq!(
-            pool.take(Class::User),
-            Ok(4),
-            "the reserve is all taken by the system, so users get this"
-        );
+        assert_eq!(pool.take(Taker::User), Err(Refused::Empty), "checkpoints keep their part");
+        pool.put(5, Class::User);
+        assert!(pool.take(Taker::User).is_ok(), "the reserve is all taken by the system, so users get this");
         assert!(pool.grow(640, 3) && !pool.grow(641, 3));
-        assert_eq!(pool.free(), 630);
+        assert_eq!(pool.free(), 631);
     }
 
     #[test]
@@ -200,7 +238,7 @@ mod tests {
                 s.spawn(|| {
                     let mut mine = Vec::new();
                     for turn in 0.. {
-                        let Ok(zone) = pool.take(Class::User) else { break };
+                        let Ok(zone) = pool.take(Taker::User) else { break };
                         if turn % 3 == 0 {
                             pool.put(zone, Class::User);
                         } else {

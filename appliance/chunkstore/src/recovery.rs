@@ -20,11 +20,14 @@ pub(crate) struct Written {
 
 /// Lists what must be read to trust the groups after `flushed`; each group is its last record's sequence and
 /// its records.
-pub(crate) fn unsure<'a>(groups: impl Iterator<Item = (u64, &'a [Record])>, flushed: u64) -> Vec<Written> {
+pub(crate) fn unsure<'a>(
+    groups: impl Iterator<Item = (u64, &'a [(u64, Record)])>,
+    flushed: u64,
+) -> Vec<Written> {
     let mut all: Vec<Written> = Vec::new();
     let mut latest: FxHashMap<u64, usize> = FxHashMap::default();
     for (last, records) in groups.filter(|(last, _)| *last > flushed) {
-        for record in records {
+        for (_, record) in records {
             let Record::Update(update) = record else { continue };
             for block in update.frees.iter().flat_map(|r| r.start..r.start + u64::from(r.count)) {
                 if let Some(i) = latest.remove(&block) {
@@ -58,8 +61,8 @@ mod tests {
     use crate::zones::Run;
     use smallvec::smallvec;
 
-    fn write(at: u64, free: Option<u64>) -> Record {
-        Record::Update(Box::new(Update {
+    fn write(at: u64, free: Option<u64>) -> (u64, Record) {
+        let update = Update {
             key: Key { object: 1, index: 0 },
             delete: false,
             length: Length::Raise(0),
@@ -68,7 +71,8 @@ mod tests {
             crcs: smallvec![at as u32],
             frees: free.map(|start| Run { start, count: 1 }).into_iter().collect(),
             request: None,
-        }))
+        };
+        (0, Record::Update(Box::new(update)))
     }
 
     #[test]

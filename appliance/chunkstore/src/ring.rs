@@ -31,16 +31,22 @@ pub(crate) struct Ring {
     live: VecDeque<Placed>,
     head: Anchor,
     tail: Anchor,
+    recorded: u64,
 }
 
 impl Ring {
     pub(crate) fn new(blocks: u64, anchor: Anchor) -> Ring {
-        Ring { blocks, live: VecDeque::new(), head: anchor, tail: anchor }
+        Ring { blocks, live: VecDeque::new(), head: anchor, tail: anchor, recorded: 0 }
     }
 
     /// Where the next group goes.
     pub(crate) fn head(&self) -> Anchor {
         self.head
+    }
+
+    /// The last record that a group here says was flushed.
+    pub(crate) fn recorded(&self) -> u64 {
+        self.recorded
     }
 
     /// Blocks between tail and head.
@@ -62,6 +68,7 @@ impl Ring {
 
     /// Counts a group that was placed at `start`.
     pub(crate) fn push(&mut self, start: u64, blocks: u64, header: &Header, crc: u32) {
+        self.recorded = self.recorded.max(header.flushed);
         self.head = Anchor { next: header.last() + 1, at: start + blocks, prev: crc };
         self.live.push_back(Placed { last: header.last(), start, after: self.head });
     }

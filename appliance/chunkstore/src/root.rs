@@ -37,8 +37,12 @@ struct Raw {
 
 const _: () = assert!(size_of::<Raw>() == 128);
 
-/// Both places of a page's first block; 0 where the page is empty.
+/// Both places of a page's first block; for an empty page 0 and the last record that it reflects.
 pub(crate) type PagePtr = [u64; 2];
+
+pub(crate) fn is_empty(page: PagePtr) -> bool {
+    page[0] == 0
+}
 
 /// A decoded root.
 #[derive(Clone, Debug, PartialEq, Eq)]

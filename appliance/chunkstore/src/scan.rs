@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::group::{self, Group, Header, Owner};
 use crate::layout::{BLOCK, BLOCK_BYTES, Region};
 use crate::ring::Anchor;
+use crate::root::Root;
 use crate::signal::join;
 use hugepages::Buf;
 
@@ -23,6 +24,13 @@ pub(crate) struct Found {
     pub(crate) crc: u32,
     pub(crate) start: u64,
     pub(crate) blocks: u64,
+    /// It holds one record, and that is empty.
+    pub(crate) empty: bool,
+}
+
+/// The last record of a chain that is not the log's own.
+pub(crate) fn last_real(root: &Root, found: &[Found]) -> u64 {
+    found.iter().rev().find(|f| !f.empty).map_or(root.anchor.next - 1, |f| f.header.last())
 }
 
 /// Reads one log.
@@ -111,7 +119,9 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
                 }
                 each(group)?;
                 let bad = views.iter().position(Option::is_none);
-                let place = Found { header: group.header, crc: group.crc, start, blocks: group.blocks };
+                let empty = group.header.count == 1 && group.records().all(<[u8]>::is_empty);
+                let place =
+                    Found { header: group.header, crc: group.crc, start, blocks: group.blocks, empty };
                 let bytes = bad.and_then(|bad| {
                     let (_, bufs) = self.window.as_ref()?;
                     bufs[1 - bad].get(offset..offset + group.blocks as usize * BLOCK).map(Buf::copy_of)
@@ -138,10 +148,22 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
         self.device.write(at, bytes.freeze()).await.map_err(Error::io("repairing the log"))
     }
 
+    /// Checks that the chain goes as far as its root says that it was flushed.
+    pub(crate) fn reaches(&self, root: &Root, found: &[Found]) -> Result<(), Error> {
+        let end = found.last().map_or(root.anchor.next - 1, |f| f.header.last());
+        if end < root.flushed {
+            return Err(self.missing(&format!("record {}", end + 1)));
+        }
+        Ok(())
+    }
+
     fn missing(&self, what: &str) -> Error {
         let [a, b] = self.rings;
         let name = format!("the log of owner {} at blocks {} and {}", self.owner.owner, a.start, b.start);
-        Error::damaged(name, format!("{what} is missing although later groups prove that it was written"))
+        Error::damaged(
+            name,
+            format!("{what} is missing although later groups or the root prove that it was written"),
+        )
     }
 
     /// Looks after the end for a group that could only have been written after the missing one was flushed: then

@@ -1,11 +1,14 @@
-//! Waiting within one thread: conditions, results, and two futures at once.
+//! Waiting: conditions, results, and two futures at once; within one thread, but for [`Bell`].
 //!
 //! Needs no executor of its own and no ring, so that the store runs under the simulator.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 /// A boxed task, to be run to its end by whoever spawns it.
@@ -14,28 +17,100 @@ pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 /// Runs tasks on this thread: `reactor::spawn`, or the simulator's executor.
 pub type Spawner = Rc<dyn Fn(Task)>;
 
-/// Tasks that wait for a condition.
+/// Tasks that wait for a condition: one waker for each, taken out when its wait is dropped.
 #[derive(Default, Debug)]
-pub(crate) struct Waiters(RefCell<Vec<Waker>>);
+pub(crate) struct Waiters(RefCell<Tickets>);
+
+#[derive(Default, Debug)]
+struct Tickets {
+    next: u64,
+    wakers: BTreeMap<u64, Waker>,
+}
+
+impl Tickets {
+    fn put(&mut self, ticket: &mut Option<u64>, waker: &Waker) {
+        let number = *ticket.get_or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        match self.wakers.entry(number) {
+            Entry::Occupied(mut e) => e.get_mut().clone_from(waker),
+            Entry::Vacant(e) => drop(e.insert(waker.clone())),
+        }
+    }
+}
+
+/// Takes a wait's waker out again.
+struct Waiting<'w> {
+    on: &'w Waiters,
+    ticket: Option<u64>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.on.0.borrow_mut().wakers.remove(&ticket);
+        }
+    }
+}
 
 impl Waiters {
     pub(crate) fn wake_all(&self) {
-        for waker in self.0.take() {
-            waker.wake();
-        }
+        let woken = std::mem::take(&mut self.0.borrow_mut().wakers);
+        woken.into_values().for_each(Waker::wake);
     }
 
     /// Ends when `done` says so; it is asked now and after each `wake_all`.
     pub(crate) async fn until(&self, mut done: impl FnMut() -> bool) {
+        let mut waiting = Waiting { on: self, ticket: None };
         poll_fn(|cx| {
             if done() {
                 return Poll::Ready(());
             }
-            let mut wakers = self.0.borrow_mut();
-            if !wakers.last().is_some_and(|w| w.will_wake(cx.waker())) {
-                wakers.push(cx.waker().clone());
-            }
+            self.0.borrow_mut().put(&mut waiting.ticket, cx.waker());
             Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// As [`Waiters`], for tasks on several cores. Rare events only: it takes a lock.
+#[derive(Default, Debug)]
+pub(crate) struct Bell(Mutex<Tickets>);
+
+struct Listening<'b> {
+    on: &'b Bell,
+    ticket: Option<u64>,
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.on.lock().wakers.remove(&ticket);
+        }
+    }
+}
+
+impl Bell {
+    fn lock(&self) -> MutexGuard<'_, Tickets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ring(&self) {
+        let woken = std::mem::take(&mut self.lock().wakers);
+        woken.into_values().for_each(Waker::wake);
+    }
+
+    /// Ends when `done` says so; it is asked now and after each `ring`.
+    pub(crate) async fn until(&self, done: impl Fn() -> bool) {
+        let mut listening = Listening { on: self, ticket: None };
+        poll_fn(|cx| {
+            if done() {
+                return Poll::Ready(());
+            }
+            self.lock().put(&mut listening.ticket, cx.waker());
+            // It may have rung between the question and the entry.
+            if done() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

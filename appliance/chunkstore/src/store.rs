@@ -234,6 +234,7 @@ impl<D: BlockDevice> Device<D> {
             marks: (0..=layout.shards).map(|_| Mark::default()).collect(),
             unflushed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            flights: crate::flush::Flights::default(),
             damage: Damage {
                 repaired: AtomicU64::new(u64::from(chosen.damaged)),
                 bad_blocks: AtomicU64::new(0),
@@ -306,7 +307,7 @@ impl<D: BlockDevice> Device<D> {
         self.flusher.flush().await
     }
 
-    /// Whether anything completed since the last flush.
+    /// Whether anything completed since the last flush, or this core's logs should record what was flushed.
     #[must_use]
     pub fn needs_flush(&self) -> bool {
         self.flusher.needed()

@@ -168,6 +168,16 @@ impl Zones {
         Some(zone.class)
     }
 
+    /// Zones in which nothing is used.
+    pub(crate) fn empty(&self) -> Vec<u32> {
+        let blocks = self.layout.zone_blocks;
+        self.zones
+            .iter()
+            .filter(|(_, z)| z.free == blocks && !z.closed && z.applied)
+            .map(|(n, _)| *n)
+            .collect()
+    }
+
     /// Picks an empty zone to give back, and closes it, if enough is free elsewhere in its class.
     pub(crate) fn close_empty(&mut self, number: u32) -> Option<Class> {
         let blocks = self.layout.zone_blocks;

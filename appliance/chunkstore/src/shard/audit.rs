@@ -76,3 +76,13 @@ impl<D: BlockDevice> Shard<D> {
         self.0.core.borrow_mut().index.mapped(key).into_iter().map(|(_, slot)| slot.block()).collect()
     }
 }
+
+impl<D: BlockDevice> Shard<D> {
+    /// Where a chunk's leaf is, and whether it is resident.
+    pub(crate) fn leaf_place(&self, key: Key) -> Option<([u64; 2], bool)> {
+        match self.0.core.borrow().index.get(key)?.map {
+            Map::Leaf { disk, slot } => Some((disk, slot != crate::index::ABSENT)),
+            Map::Inline(_) => None,
+        }
+    }
+}

@@ -6,13 +6,13 @@
 use super::{Core, Shard, add, offset};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::index::Map;
+use crate::index::{Key, Map};
 use crate::layout::BLOCK;
 use crate::nslog::write_root;
 use crate::page::{self, Kind, Payloads};
-use crate::pool::Class;
+use crate::pool::{Class, Refused, Taker};
 use crate::root::{PAGES, Root};
-use crate::signal::{join, yield_now};
+use crate::signal::{join_all, yield_now};
 use crate::zones::Run;
 use hugepages::Bytes;
 
@@ -21,6 +21,12 @@ struct Frozen {
     pairs: Vec<[u64; 2]>,
     bytes: Bytes,
 }
+
+/// Pages written at once, and the blocks at which no further one joins them.
+const BATCH: usize = 16;
+const BATCH_BLOCKS: usize = 512;
+/// Pages measured before other work gets its turn.
+const MEASURED: usize = 32;
 
 impl<D: BlockDevice> Shard<D> {
     /// Writes everything that changed since the last checkpoint and frees the log up to here. A call that comes while
@@ -31,41 +37,39 @@ impl<D: BlockDevice> Shard<D> {
         loop {
             self.writable()?;
             if inner.checkpoints_done.get() >= target {
-                return Ok(());
+                return if inner.refused.get() { Err(Error::NotOpen) } else { Ok(()) };
             }
             if !inner.checkpointing.replace(true) {
                 let this = self.clone();
                 // A task of its own: a caller that gives up must not leave it half done.
-                (inner.spawner)(Box::pin(async move { drop(this.run_checkpoint().await) }));
+                (inner.spawner)(Box::pin(async move { this.run_checkpoint().await }));
             }
             let now = inner.checkpoints_done.get();
             inner.waiters.until(|| inner.checkpoints_done.get() != now || self.writable().is_err()).await;
         }
     }
 
-    pub(super) async fn run_checkpoint(&self) -> Result<(), Error> {
-        let result = self.write_checkpoint().await;
+    pub(super) async fn run_checkpoint(&self) {
+        let mut freeing = std::mem::take(&mut self.0.core.borrow_mut().unreferred);
+        let result = self.write_checkpoint(&mut freeing).await;
+        self.0.refused.set(matches!(result, Err(Error::NotOpen)));
         if let Err(e) = &result {
-            self.fail(e);
+            // The durable root may refer to all of it.
+            self.0.core.borrow_mut().unreferred.append(&mut freeing);
+            if !self.0.refused.get() {
+                self.fail(e);
+            }
         }
         self.0.checkpointing.set(false);
         self.0.checkpoints_done.set(self.0.checkpoints_done.get() + 1);
         self.0.waiters.wake_all();
         self.maintain();
-        result
     }
 
-    async fn write_checkpoint(&self) -> Result<(), Error> {
+    async fn write_checkpoint(&self, freeing: &mut Vec<u64>) -> Result<(), Error> {
         let inner = &self.0;
         let start = inner.log.applied();
-        let mut freeing = std::mem::take(&mut inner.core.borrow_mut().unreferred);
-        for number in 0..PAGES {
-            if !inner.core.borrow().pages.dirty[number] {
-                continue;
-            }
-            self.write_page(number, &mut freeing).await?;
-            yield_now().await;
-        }
+        self.write_pages(freeing).await?;
         // Zones that pages were written into must be ours in the log before a root refers to them.
         inner.waiters.until(|| inner.takes.get() == 0 || self.writable().is_err()).await;
         self.writable()?;
@@ -78,45 +82,107 @@ impl<D: BlockDevice> Shard<D> {
             flushed: inner.log.flushed(),
             pages: {
                 let core = inner.core.borrow();
-                core.pages.chain.iter().map(|c| c.first().copied().unwrap_or_default()).collect()
+                let first = |(c, seq): (&Vec<[u64; 2]>, &u64)| c.first().copied().unwrap_or([0, *seq]);
+                core.pages.chain.iter().zip(&core.pages.seq).map(first).collect()
             },
         };
+        // Also refused once the shard was stopped: its log may be another's by now.
+        self.writable()?;
         let arena = inner.options.arena.as_ref();
         write_root(&inner.device, &inner.layout, inner.owner, 1 - slot, &root, arena).await?;
         inner.flusher.flush().await?;
         inner.root.set((root.generation, 1 - slot));
-        inner.log.set_root(root.generation);
+        inner.log.set_root(&root);
         inner.log.trim(start.next - 1);
-        let runs: Vec<Run> = freeing.into_iter().map(|start| Run { start, count: 1 }).collect();
+        inner.waiters.until(|| inner.repairs.get() == 0).await;
+        inner.released.set(inner.released.get() + 1);
+        let runs: Vec<Run> = freeing.drain(..).map(|start| Run { start, count: 1 }).collect();
         self.release(&runs);
         add(&inner.counters.checkpoints, 1);
         self.reclaim();
+        self.give_back_all();
         Ok(())
     }
 
-    async fn write_page(&self, number: usize, freeing: &mut Vec<u64>) -> Result<(), Error> {
-        let frozen = loop {
+    /// Writes every dirty page, a few at once.
+    async fn write_pages(&self, freeing: &mut Vec<u64>) -> Result<(), Error> {
+        let mut number = 0;
+        while number < PAGES {
+            let mut batch: Vec<Frozen> = Vec::new();
+            let mut result = Ok(());
+            let mut blocks = 0;
+            while number < PAGES && batch.len() < BATCH && blocks < BATCH_BLOCKS && result.is_ok() {
+                if self.0.core.borrow().pages.dirty[number] {
+                    match self.freeze_page(number, freeing).await {
+                        Ok(frozen) => {
+                            blocks += frozen.pairs.len();
+                            batch.push(frozen);
+                        }
+                        Err(e) => result = Err(e),
+                    }
+                }
+                number += 1;
+            }
+            let writes = batch.iter().flat_map(|f| [self.write_copy(f, 0), self.write_copy(f, 1)]);
+            let written = join_all(writes, 2 * BATCH).await;
+            add(&self.0.counters.checkpoint_blocks, 2 * blocks as u64);
+            // Memory refers to these pages now: what was not written must stay in it.
+            written.into_iter().collect::<Result<(), _>>()?;
+            {
+                let mut core = self.0.core.borrow_mut();
+                core.writing.clear();
+                self.evict(&mut core, None);
+            }
+            result?;
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn freeze_page(&self, number: usize, freeing: &mut Vec<u64>) -> Result<Frozen, Error> {
+        loop {
             let needed = match self.0.core.borrow_mut().freeze(number, self.0.owner, freeing) {
-                Ok(frozen) => break frozen,
+                Ok(frozen) => return Ok(frozen),
                 Err(needed) => needed,
             };
-            if self.take_zone(Class::System).is_err() {
-                // Nothing is left even in the reserve; blocks that wait for a flush are the last hope.
-                let before = self.0.core.borrow().zones.free_blocks(Class::System);
-                self.flush().await?;
-                if self.0.core.borrow().zones.free_blocks(Class::System) <= before {
-                    let reason = format!("no space for {needed} blocks of a checkpoint");
-                    return Err(Error::ReadOnly { reason });
-                }
+            self.provide(number, needed).await?;
+        }
+    }
+
+    /// Takes zones for all pages from `number` on, at once: each record of its own would take a block of a ring that may be
+    /// full. Fails if the next page does not get the `needed` blocks.
+    async fn provide(&self, number: usize, needed: usize) -> Result<(), Error> {
+        let mut want = 0;
+        for page in number..PAGES {
+            want += self.0.core.borrow().measure(page);
+            if page % MEASURED == 0 {
+                yield_now().await;
+            }
+        }
+        let want = want.max(needed) as u64;
+        let free = || self.0.core.borrow().zones.free_blocks(Class::System);
+        let refused = loop {
+            if free() >= want {
+                return Ok(());
+            }
+            if let Err(refused) = self.take_zone(Taker::Checkpoint) {
+                break refused;
             }
         };
-        if frozen.pairs.is_empty() {
+        if free() >= needed as u64 {
             return Ok(());
         }
-        add(&self.0.counters.checkpoint_blocks, 2 * frozen.pairs.len() as u64);
-        let result = join(self.write_copy(&frozen, 0), self.write_copy(&frozen, 1)).await;
-        self.0.core.borrow_mut().writing = None;
-        result.0.and(result.1)
+        if refused == Refused::Closed {
+            return Err(Error::NotOpen);
+        }
+        // Nothing is left even in the reserve; blocks that wait for a flush are the last hope.
+        let before = free();
+        self.flush().await?;
+        if free() <= before && self.0.shared.pool.free() == 0 {
+            let reason = format!("no space for {needed} blocks of a checkpoint");
+            return Err(Error::ReadOnly { reason });
+        }
+        Ok(())
     }
 
     /// Writes one copy, neighbours at once.
@@ -145,15 +211,9 @@ impl Core {
         let kind = Kind::of(number);
         let mut leaves = Vec::new();
         if let Kind::Index(bucket) = kind {
-            let dirty = self.index.bucket(bucket).iter().filter_map(|(key, entry)| match entry.map {
-                Map::Leaf { slot, .. } if self.index.leaves.is_dirty(slot) => Some((*key, slot)),
-                _ => None,
-            });
-            leaves.extend(dirty);
+            leaves.extend(self.dirty_leaves(bucket));
         }
-        // The chain's length does not depend on the addresses in it, so a first pass with the old ones counts.
-        let blocks = self.payloads(kind).0.len();
-        let wanted = leaves.len() + blocks;
+        let wanted = leaves.len() + self.blocks(kind);
         let Some(pairs) = self.zones.alloc_pairs(wanted) else { return Err(2 * wanted) };
         let mut buf = hugepages::Buf::heap(wanted * BLOCK);
         for ((key, slot), (out, pair)) in leaves.iter().zip(buf.chunks_exact_mut(BLOCK).zip(&pairs)) {
@@ -177,8 +237,43 @@ impl Core {
         if std::mem::replace(&mut self.pages.dirty[number], false) {
             self.pages.dirty_count -= 1;
         }
-        self.writing = Some(number);
+        self.writing.push(number);
         Ok(Frozen { pairs, bytes: buf.freeze() })
+    }
+
+    /// Blocks that a page takes now, both copies, leaves included; none if it is clean.
+    fn measure(&self, number: usize) -> usize {
+        if !self.pages.dirty[number] {
+            return 0;
+        }
+        let kind = Kind::of(number);
+        let leaves = match kind {
+            Kind::Index(bucket) => self.dirty_leaves(bucket).count(),
+            Kind::Zones(_) | Kind::Requests(_) => 0,
+        };
+        2 * (leaves + self.blocks(kind))
+    }
+
+    fn dirty_leaves(&self, bucket: usize) -> impl Iterator<Item = (Key, u32)> + '_ {
+        self.index.bucket(bucket).iter().filter_map(|(key, entry)| match entry.map {
+            Map::Leaf { slot, .. } if self.index.leaves.is_dirty(slot) => Some((*key, slot)),
+            _ => None,
+        })
+    }
+
+    /// Blocks of a page's chain.
+    fn blocks(&self, kind: Kind) -> usize {
+        let mut sizes = page::Sizes::default();
+        match kind {
+            Kind::Index(bucket) => self.index.bucket(bucket).values().for_each(|e| sizes.entry(e)),
+            Kind::Zones(page) => {
+                let mine = |z: &u32| *z as usize % page::ZONE_PAGES == page;
+                let zones = self.zones.iter().filter(|(n, z)| mine(n) && z.applied);
+                zones.for_each(|(_, z)| sizes.zone(&z.state));
+            }
+            Kind::Requests(page) => self.requests.page(page).for_each(|_| sizes.request()),
+        }
+        sizes.blocks
     }
 
     fn payloads(&self, kind: Kind) -> Payloads {

@@ -19,12 +19,12 @@ pub use write::{Stamp, WriteOutcome};
 
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::flush::{Flusher, Shared};
+use crate::flush::{Flusher, Member, Shared};
 use crate::group::Owner;
 use crate::index::{BUCKETS, Index, Key, bucket_of};
 use crate::layout::{BLOCK_BYTES, Layout};
 use crate::locks::Locks;
-use crate::log::{Data, LogWriter};
+use crate::log::{Data, LogWriter, Urgency};
 use crate::page::{Kind, ZONE_PAGES};
 use crate::pool::Class;
 use crate::record::{Record, Update};
@@ -116,8 +116,8 @@ struct Core {
     returned: VecDeque<(u64, u32, Class)>,
     /// Metadata that memory no longer refers to and the durable checkpoint may.
     unreferred: Vec<u64>,
-    /// The page that is being written: its leaves must not be evicted.
-    writing: Option<usize>,
+    /// The pages that are being written: their leaves must not be evicted.
+    writing: Vec<usize>,
 }
 
 impl Core {
@@ -258,9 +258,17 @@ struct Inner<D> {
     checkpointing: Cell<bool>,
     checkpoints_done: Cell<u64>,
     root: Cell<(u64, usize)>,
-    /// Records that take zones and are not complete.
+    /// Records that take zones for the system and are not complete.
     takes: Cell<u32>,
     trimming: Cell<u32>,
+    /// Runs and zones that records on their way will free.
+    freeing: Cell<usize>,
+    /// Counts releases of metadata blocks: what was read from one before may be another's now.
+    released: Cell<u64>,
+    /// Repairs under way: metadata blocks must not be reused beneath one.
+    repairs: Cell<u32>,
+    /// The last checkpoint was given up before its root: not every shard was open.
+    refused: Cell<bool>,
     flushing: Cell<bool>,
     read_only: RefCell<Option<String>>,
     waiters: Waiters,
@@ -339,7 +347,7 @@ impl<D: BlockDevice> Shard<D> {
     /// Drops what is stored for a client whose session ended.
     pub async fn forget_client(&self, client: u64) -> Result<(), Error> {
         self.writable()?;
-        self.record(Record::Forget { client }, Data::new(), false).await.map(drop)
+        self.record(Record::Forget { client }, Data::new(), Urgency::Normal).await.map(drop)
     }
 
     /// Makes every completed change of this device durable, on all its shards.
@@ -400,11 +408,16 @@ impl<D: BlockDevice> Shard<D> {
     pub async fn stop(&self) -> Result<(), Error> {
         let log = &self.0.log;
         log.progress().until(|| log.idle() || log.failed().is_some()).await;
-        let result = self.checkpoint().await;
+        let result = match self.checkpoint().await {
+            // Other shards never came up; the log has everything.
+            Err(Error::NotOpen) => Ok(()),
+            result => result,
+        };
         // The returns of zones that a checkpoint freed are on their way.
         log.progress().until(|| log.idle() || log.failed().is_some()).await;
         self.0.waiters.until(|| self.0.trimming.get() == 0 && !self.0.checkpointing.get()).await;
         let flushed = self.flush().await;
+        log.progress().until(|| log.idle() || log.failed().is_some()).await;
         log.fail(&Error::Stopped);
         result.and(flushed)
     }
@@ -414,12 +427,10 @@ impl<D: BlockDevice> Shard<D> {
     }
 
     fn writable(&self) -> Result<(), Error> {
-        if self.0.shared.failed.load(Ordering::Acquire) {
-            return Err(Error::ReadOnly { reason: "a flush of the device failed".into() });
-        }
+        self.0.shared.sound()?;
         match &*self.0.read_only.borrow() {
             Some(reason) => Err(Error::ReadOnly { reason: reason.clone() }),
-            None => Ok(()),
+            None => self.0.log.failed().map_or(Ok(()), Err),
         }
     }
 
@@ -443,7 +454,7 @@ impl<D: BlockDevice> Shard<D> {
         &self,
         record: Record,
         data: Data,
-        urgent: bool,
+        urgency: Urgency,
         then: impl FnOnce(Result<u64, Error>) + 'static,
     ) {
         let bytes = record.encode();
@@ -459,13 +470,13 @@ impl<D: BlockDevice> Shard<D> {
             }
             then(result);
         };
-        self.0.log.submit(bytes, data, urgent, Box::new(done));
+        self.0.log.submit(bytes, data, urgency, Box::new(done));
     }
 
-    async fn record(&self, record: Record, data: Data, urgent: bool) -> Result<u64, Error> {
+    async fn record(&self, record: Record, data: Data, urgency: Urgency) -> Result<u64, Error> {
         let promise = Promise::new();
         let give = promise.clone();
-        self.submit(record, data, urgent, move |result| give.give(result));
+        self.submit(record, data, urgency, move |result| give.give(result));
         promise.get().await
     }
 
@@ -489,20 +500,41 @@ impl<D: BlockDevice> Shard<D> {
                 this.0.waiters.wake_all();
             }));
         }
-        if !self.0.checkpointing.get() && self.wants_checkpoint() && self.writable().is_ok() {
-            let this = self.clone();
-            self.0.checkpointing.set(true);
-            (self.0.spawner)(Box::pin(async move { drop(this.run_checkpoint().await) }));
+        if !self.0.checkpointing.get() && self.wants_checkpoint() {
+            self.start_checkpoint();
         }
+    }
+
+    /// Starts a checkpoint in the background, unless it could not take zones yet.
+    fn start_checkpoint(&self) {
+        let open = self.0.shared.pool.is_open();
+        if open && self.writable().is_ok() && !self.0.checkpointing.replace(true) {
+            let this = self.clone();
+            (self.0.spawner)(Box::pin(async move { this.run_checkpoint().await }));
+        }
+    }
+
+    /// What had to wait until every shard of the device was open.
+    async fn once_open(self) {
+        self.0.shared.pool.until_open().await;
+        if !self.wants_checkpoint() {
+            self.give_back_all();
+        }
+        self.maintain();
+    }
+
+    /// Drops maps from memory down to the limit.
+    fn evict(&self, core: &mut Core, spare: Option<Key>) {
+        let writing = &core.writing;
+        core.index.evict(self.leaf_limit(), |k| {
+            spare == Some(k) || self.0.locks.held(k) || writing.contains(&bucket_of(k))
+        });
     }
 
     /// Lets a change begin, or makes it wait for its turn.
     async fn admit(&self) -> Result<(), Error> {
         loop {
             self.writable()?;
-            if let Some(error) = self.0.log.failed() {
-                return Err(error);
-            }
             self.maintain();
             if self.0.shared.unflushed.load(Ordering::Acquire) > FLUSH_LIMIT {
                 self.flush().await?;
@@ -521,6 +553,12 @@ impl<D: BlockDevice> Shard<D> {
             )
             .await;
         }
+    }
+}
+
+impl<D: BlockDevice> Member for Inner<D> {
+    fn flushed(self: Rc<Self>) {
+        Shard(self).reclaim();
     }
 }
 

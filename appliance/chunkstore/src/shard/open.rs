@@ -4,21 +4,21 @@ use super::{Core, Counters, Inner, Pages, Reads, Shard, ShardOptions, offset};
 use crate::crc::crc32c;
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::flush::{Flusher, Shared};
+use crate::flush::{Flusher, Member, Shared};
 use crate::group::Owner;
 use crate::index::{BUCKETS, Index, Key, Map};
 use crate::layout::{BLOCK, Layout};
 use crate::leaf::Leaf;
 use crate::locks::Locks;
-use crate::log::{Config, LogWriter};
+use crate::log::{Config, LogWriter, Past};
 use crate::nslog::{read_roots, repair_root};
 use crate::page::{self, Kind, MAX_CHAIN, ZONE_PAGES};
 use crate::record::{Length, Record};
 use crate::recovery::{self, Written};
 use crate::requests::{Requests, page_of};
 use crate::ring::Ring;
-use crate::root::{PAGES, PagePtr};
-use crate::scan::{Found, Scan};
+use crate::root::{self, PAGES, PagePtr};
+use crate::scan::{self, Found, Scan};
 use crate::signal::{Spawner, Waiters, join_all};
 use crate::zones::{Run, Zones};
 use hugepages::Buf;
@@ -37,8 +37,8 @@ const BATCH: usize = 512;
 
 const _: () = assert!(crate::record::MAX_RECORD + 128 < MAX_GROUP as usize * BLOCK);
 
-/// A decoded log: each group's last record and its records.
-type Groups = Vec<(u64, Vec<Record>)>;
+/// A decoded log: each group's last record and its records but for empty ones.
+type Groups = Vec<(u64, Vec<(u64, Record)>)>;
 
 struct Opening<'d, D> {
     device: &'d D,
@@ -76,7 +76,7 @@ impl<D: BlockDevice> Shard<D> {
             freed: VecDeque::new(),
             returned: VecDeque::new(),
             unreferred: Vec::new(),
-            writing: None,
+            writing: Vec::new(),
         };
         let mut opening = Opening {
             device: &device,
@@ -98,16 +98,20 @@ impl<D: BlockDevice> Shard<D> {
         let name = || format!("the log of shard {number}");
         let mut found = scan
             .walk(root.anchor, root.incarnation, root.generation, |group| {
-                let records = group.records().filter(|r| !r.is_empty()).map(Record::decode);
-                let records = records.collect::<Result<_, _>>().map_err(|why| Error::damaged(name(), why))?;
+                let records = (group.header.first..).zip(group.records()).filter(|(_, r)| !r.is_empty());
+                let records = records.map(|(seq, r)| Ok((seq, Record::decode(r)?)));
+                let records =
+                    records.collect::<Result<_, _>>().map_err(|why: &str| Error::damaged(name(), why))?;
                 groups.push((group.header.last(), records));
                 Ok(())
             })
             .await?;
         let repaired = opening.repaired.get() + scan.repaired;
+        scan.reaches(&root, &found)?;
         let flushed = found.iter().map(|f| f.header.flushed).fold(root.flushed, u64::max);
         let keep = opening.cut(&groups, flushed).await?;
-        cut_to(&mut found, &mut groups, keep);
+        let cut = cut_to(&mut found, &mut groups, keep);
+        let ended = cut || !found.last().is_some_and(|f| f.empty);
         opening.core.applied = root.anchor.next - 1;
         opening.replay(groups).await?;
         opening.finish()?;
@@ -129,11 +133,9 @@ impl<D: BlockDevice> Shard<D> {
             spawner.clone(),
             arena,
             config,
-            ring,
-            root.generation,
+            Past { ring, root: &root, real: scan::last_real(&root, &found) },
         );
-        log.open().await?;
-        shared.pool.opened();
+        log.open(ended).await?;
         let shard = Shard(Rc::new(Inner {
             device,
             layout: layout.clone(),
@@ -153,25 +155,35 @@ impl<D: BlockDevice> Shard<D> {
             root: Cell::new((root.generation, chosen.slot)),
             takes: Cell::new(0),
             trimming: Cell::new(0),
+            freeing: Cell::new(0),
+            released: Cell::new(0),
+            repairs: Cell::new(0),
+            refused: Cell::new(false),
             flushing: Cell::new(false),
             read_only: RefCell::new(None),
             waiters: Waiters::default(),
             zeros: Buf::heap(layout.chunk_size as usize).freeze(),
             counters: Counters::default(),
         }));
-        shard.maintain();
+        shard.0.flusher.join(Rc::downgrade(&shard.0) as std::rc::Weak<dyn Member>);
+        shard.0.shared.pool.opened();
+        let limit = shard.leaf_limit();
+        shard.0.core.borrow_mut().index.evict(limit, |_| false);
+        (shard.0.spawner)(Box::pin(shard.clone().once_open()));
         Ok(shard)
     }
 }
 
-/// Drops the groups after record `keep`.
-fn cut_to(found: &mut Vec<Found>, groups: &mut Groups, keep: u64) {
+/// Drops the groups after record `keep`; true if there were any.
+fn cut_to(found: &mut Vec<Found>, groups: &mut Groups, keep: u64) -> bool {
     let n = groups.partition_point(|(last, _)| *last <= keep);
     if n < groups.len() {
         tracing::info!(groups = groups.len() - n, "the log's tail was not whole and is cut");
     }
+    let cut = n < groups.len();
     groups.truncate(n);
     found.truncate(n);
+    cut
 }
 
 impl<D: BlockDevice> Opening<'_, D> {
@@ -180,8 +192,11 @@ impl<D: BlockDevice> Opening<'_, D> {
     }
 
     async fn load_pages(&mut self, pointers: &[PagePtr]) -> Result<(), Error> {
-        let used = pointers.iter().enumerate().filter(|(_, p)| **p != [0, 0]);
+        let used = pointers.iter().enumerate().filter(|(_, p)| !root::is_empty(**p));
         let numbers: Vec<usize> = used.map(|(n, _)| n).collect();
+        for (number, pointer) in pointers.iter().enumerate().filter(|(_, p)| root::is_empty(**p)) {
+            self.core.pages.seq[number] = pointer[1];
+        }
         // Zones and requests come last in the root; their order among each other does not matter.
         for numbers in numbers.chunks(PAGES / 8) {
             let pages = join_all(numbers.iter().map(|&n| self.load_page(n, pointers[n])), WIDTH).await;
@@ -292,9 +307,13 @@ impl<D: BlockDevice> Opening<'_, D> {
         let (Some(first), Some(last)) = (span.first(), span.last()) else { return Vec::new() };
         let len = (last.block - first.block + 1) as usize * BLOCK;
         let in_zones = first.block >= self.layout.zones.start;
-        let (result, buf) = self.device.read(offset(first.block), Buf::heap(len)).await;
-        if result.is_err() || !in_zones {
+        if !in_zones {
             return span.to_vec();
+        }
+        let (result, buf) = self.device.read(offset(first.block), Buf::heap(len)).await;
+        if result.is_err() {
+            // One bad block must not take its neighbours with it.
+            return self.verify_one_by_one(span).await;
         }
         let wrong = |w: &&Written| {
             let at = (w.block - first.block) as usize * BLOCK;
@@ -303,13 +322,22 @@ impl<D: BlockDevice> Opening<'_, D> {
         span.iter().filter(wrong).copied().collect()
     }
 
+    async fn verify_one_by_one(&self, span: &[Written]) -> Vec<Written> {
+        let mut wrong = Vec::new();
+        for written in span {
+            let (result, buf) = self.device.read(offset(written.block), Buf::heap(BLOCK)).await;
+            if result.is_err() || crc32c(&buf) != written.crc {
+                wrong.push(*written);
+            }
+        }
+        wrong
+    }
+
     async fn replay(&mut self, groups: Groups) -> Result<(), Error> {
         let mut records = Vec::new();
         let mut last = self.core.applied;
         for (end, group) in groups {
-            // The log's own empty record takes a sequence, too; it stands alone in its group.
-            let first = end + 1 - group.len().max(1) as u64;
-            records.extend((first..).zip(group));
+            records.extend(group);
             last = end;
         }
         for batch in records.chunks(BATCH) {

@@ -201,26 +201,24 @@ impl<D: BlockDevice> Shard<D> {
                 add(&self.0.counters.leaf_hits, 1);
                 return Ok(());
             };
+            let released = self.0.released.get();
             let result = self.fetch_leaf(key, disk).await;
             let mut core = self.0.core.borrow_mut();
-            if core.index.absent_leaf(key) != Some(disk) {
-                // Loaded by another, changed, or deleted meanwhile: what was read may be stale.
+            // Loaded by another, changed, or deleted meanwhile; or its place was given up, used by another, and is its
+            // place again: what was read may be stale.
+            if core.index.absent_leaf(key) != Some(disk) || self.0.released.get() != released {
                 continue;
             }
             core.index.install(key, result?);
-            let limit = self.leaf_limit();
-            let core = &mut *core;
-            let writing = core.writing;
-            core.index.evict(limit, |k| {
-                k == key || self.0.locks.held(k) || writing == Some(crate::index::bucket_of(k))
-            });
+            self.evict(&mut core, Some(key));
             add(&self.0.counters.leaf_loads, 1);
             return Ok(());
         }
     }
 
-    /// Reads a leaf from one of its two places; repairs the other if it is damaged.
-    pub(super) async fn fetch_leaf(&self, key: Key, disk: [u64; 2]) -> Result<Box<Leaf>, Error> {
+    /// Reads a leaf from one of its two places; repairs the first if it is damaged.
+    async fn fetch_leaf(&self, key: Key, disk: [u64; 2]) -> Result<Box<Leaf>, Error> {
+        let released = self.0.released.get();
         let mut why = String::new();
         for (copy, at) in disk.into_iter().enumerate() {
             let (result, buf) = self.0.device.read(offset(at), self.buffer(BLOCK)).await;
@@ -230,12 +228,11 @@ impl<D: BlockDevice> Shard<D> {
             };
             match decoded {
                 Ok(leaf) => {
-                    let moved = self.0.core.borrow().index.absent_leaf(key) != Some(disk);
-                    if copy == 1 && !moved && self.writable().is_ok() {
-                        self.0.shared.damage.repaired.fetch_add(1, Ordering::Relaxed);
-                        tracing::warn!(shard = self.0.number, %key, block = disk[0], why, "map repaired");
-                        let repaired = self.0.device.write(offset(disk[0]), buf.freeze()).await;
-                        repaired.map_err(Error::io("repairing a map"))?;
+                    let moved = self.0.core.borrow().index.absent_leaf(key) != Some(disk)
+                        || self.0.released.get() != released;
+                    if copy == 1 && !moved {
+                        tracing::warn!(shard = self.0.number, %key, block = disk[0], why, "map damaged");
+                        self.repair(disk[0], buf).await;
                     }
                     return Ok(leaf);
                 }
@@ -243,5 +240,35 @@ impl<D: BlockDevice> Shard<D> {
             }
         }
         Err(Error::damaged(format!("the map of chunk {key} at blocks {} and {}", disk[0], disk[1]), why))
+    }
+
+    /// Rewrites a damaged copy of metadata that is in use now. A failure is no error of the caller's: it has good data.
+    pub(super) async fn repair(&self, block: u64, good: Buf) {
+        if self.writable().is_err() {
+            return;
+        }
+        let repairing = Repairing::begin(self);
+        match self.0.device.write(offset(block), good.freeze()).await {
+            Ok(()) => drop(self.0.shared.damage.repaired.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => tracing::warn!(shard = self.0.number, block, %error, "repairing metadata failed"),
+        }
+        drop(repairing);
+    }
+}
+
+/// Keeps metadata blocks from being reused while one is repaired.
+struct Repairing<D: BlockDevice>(Shard<D>);
+
+impl<D: BlockDevice> Repairing<D> {
+    fn begin(shard: &Shard<D>) -> Repairing<D> {
+        shard.0.repairs.set(shard.0.repairs.get() + 1);
+        Repairing(shard.clone())
+    }
+}
+
+impl<D: BlockDevice> Drop for Repairing<D> {
+    fn drop(&mut self) {
+        self.0.0.repairs.set(self.0.0.repairs.get() - 1);
+        self.0.0.waiters.wake_all();
     }
 }

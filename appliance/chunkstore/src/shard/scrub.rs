@@ -6,10 +6,9 @@ use crate::error::Error;
 use crate::index::{BUCKETS, Key, Map};
 use crate::layout::BLOCK;
 use crate::leaf::Leaf;
-use crate::page;
+use crate::page::{self, Kind};
 use crate::root::PAGES;
 use hugepages::Buf;
-use std::sync::atomic::Ordering;
 
 /// What a step of scrubbing found.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +74,20 @@ impl<D: BlockDevice> Shard<D> {
             let check = |block: &[u8]| page::decode(self.0.owner, number, ordinal, block).is_ok();
             let current = || self.0.core.borrow().pages.chain[number] == chain;
             let what = format!("page {number} of shard {}", self.0.number);
-            self.scrub_pair(&what, *places, repair, check, current, report).await?;
+            match self.scrub_pair(&what, *places, repair, check, current, report).await {
+                Err(Error::Damaged { .. }) if repair && self.writable().is_ok() => {
+                    // Memory has all that the page had: the next checkpoint writes it anew.
+                    tracing::warn!(
+                        shard = self.0.number,
+                        what,
+                        "both copies damaged, the page is written anew"
+                    );
+                    self.0.core.borrow_mut().pages.touch(Kind::of(number));
+                    self.start_checkpoint();
+                    return Ok(());
+                }
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -115,13 +127,14 @@ impl<D: BlockDevice> Shard<D> {
         current: impl Fn() -> bool,
         report: &mut ScrubReport,
     ) -> Result<(), Error> {
+        let released = self.0.released.get();
         let mut good: [Option<Buf>; 2] = [None, None];
         for (slot, at) in good.iter_mut().zip(places) {
             let (result, buf) = self.0.device.read(offset(at), Buf::heap(BLOCK)).await;
             *slot = (result.is_ok() && check(&buf)).then_some(buf);
         }
         // Replaced by a checkpoint meanwhile: its blocks may hold anything now.
-        if !current() {
+        if !current() || self.0.released.get() != released {
             return Ok(());
         }
         report.metadata_blocks += 2;
@@ -136,11 +149,9 @@ impl<D: BlockDevice> Shard<D> {
             }
         };
         report.metadata_damaged += 1;
-        if repair && self.writable().is_ok() {
-            tracing::warn!(shard = self.0.number, what, block = places[bad], "copy repaired");
-            self.0.shared.damage.repaired.fetch_add(1, Ordering::Relaxed);
-            let repaired = self.0.device.write(offset(places[bad]), from.freeze()).await;
-            repaired.map_err(Error::io("repairing metadata"))?;
+        if repair {
+            tracing::warn!(shard = self.0.number, what, block = places[bad], "copy damaged");
+            self.repair(places[bad], from).await;
         }
         Ok(())
     }

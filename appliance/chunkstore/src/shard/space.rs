@@ -3,8 +3,8 @@
 use super::{Freed, Shard, add, offset};
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::log::Data;
-use crate::pool::{Class, Refused};
+use crate::log::{Data, Urgency};
+use crate::pool::{Class, Refused, Taker};
 use crate::record::Record;
 use crate::zones::{Run, Runs};
 
@@ -12,19 +12,28 @@ use crate::zones::{Run, Runs};
 /// costs more than it brings.
 const TRIM_BLOCKS: u32 = 16;
 
+/// Rounds of waiting for space that is on its way before a change is refused: each needs a flush, and in each of them
+/// others may be faster.
+const PATIENCE: usize = 256;
+
 impl<D: BlockDevice> Shard<D> {
     /// Blocks for a change. Nothing may be awaited between this and submitting the record.
     pub(super) async fn allocate(&self, class: Class, want: u32) -> Result<Runs, Error> {
         if want == 0 {
             return Ok(Runs::new());
         }
-        for attempt in 0..2 {
+        for _ in 0..PATIENCE {
             self.reclaim();
             loop {
                 if let Some(run) = self.0.core.borrow_mut().zones.alloc(class, want) {
                     return Ok(Runs::from_slice(&[run]));
                 }
-                match self.take_zone(class) {
+                if self.0.log.stuck() {
+                    // The last blocks of the ring belong to the checkpoint that it waits for.
+                    self.unstuck().await?;
+                    continue;
+                }
+                match self.take_zone(if class == Class::User { Taker::User } else { Taker::System }) {
                     Ok(()) => {}
                     Err(Refused::Closed) => return Err(Error::NotOpen),
                     Err(Refused::Empty) => break,
@@ -37,7 +46,7 @@ impl<D: BlockDevice> Shard<D> {
                 let core = self.0.core.borrow();
                 !core.freed.is_empty() || !core.returned.is_empty() || self.0.trimming.get() > 0
             };
-            if !hope || attempt > 0 {
+            if !hope && self.0.freeing.get() == 0 {
                 break;
             }
             self.settle().await?;
@@ -45,8 +54,19 @@ impl<D: BlockDevice> Shard<D> {
         Err(Error::NoSpace)
     }
 
-    /// Waits until everything freed by now can be used again: flushed, read to the end, trimmed.
+    async fn unstuck(&self) -> Result<(), Error> {
+        let log = &self.0.log;
+        log.progress().until(|| !log.stuck() || log.failed().is_some()).await;
+        self.writable()
+    }
+
+    /// Waits until everything freed by what was submitted by now can be used again: complete, flushed, read to the end,
+    /// trimmed.
     async fn settle(&self) -> Result<(), Error> {
+        let log = &self.0.log;
+        let last = log.submitted();
+        log.progress().until(|| log.applied().next > last || log.failed().is_some()).await;
+        self.writable()?;
         let last = self.0.core.borrow().freed.back().map_or(0, |f| f.reads);
         let reads = &self.0.reads;
         reads.ends.until(|| reads.first.get() >= last).await;
@@ -64,14 +84,19 @@ impl<D: BlockDevice> Shard<D> {
         zones.alloc_pieces(class, want).or_else(|| last_resort(zones))
     }
 
-    /// Takes a zone of the pool and logs it; it can be used at once, because its record comes first.
-    pub(super) fn take_zone(&self, class: Class) -> Result<(), Refused> {
-        let zone = self.0.shared.pool.take(class)?;
+    /// Takes a zone of the pool and logs it; it can be used at once, because its record comes first. One for the system
+    /// goes before all that is queued: a checkpoint must not wait for what waits for it.
+    pub(super) fn take_zone(&self, taker: Taker) -> Result<(), Refused> {
+        let (zone, class) = (self.0.shared.pool.take(taker)?, taker.class());
         self.0.core.borrow_mut().zones.add(zone, class, None, false);
-        self.0.takes.set(self.0.takes.get() + 1);
+        let (urgency, urgent) = match class {
+            Class::User => (Urgency::Normal, 0),
+            Class::System => (Urgency::Zones, 1),
+        };
+        self.0.takes.set(self.0.takes.get() + urgent);
         let this = self.clone();
-        self.submit(Record::ZoneTake { zone, class }, Data::new(), true, move |_| {
-            this.0.takes.set(this.0.takes.get() - 1);
+        self.submit(Record::ZoneTake { zone, class }, Data::new(), urgency, move |_| {
+            this.0.takes.set(this.0.takes.get() - urgent);
             this.0.waiters.wake_all();
         });
         Ok(())
@@ -114,13 +139,27 @@ impl<D: BlockDevice> Shard<D> {
                 }
             }
         }
+        self.give_back(empty);
+    }
+
+    /// Gives back all zones that are empty: what a crash or a time of little space has left.
+    pub(super) fn give_back_all(&self) {
+        let empty = self.0.core.borrow().zones.empty();
+        self.give_back(empty);
+    }
+
+    fn give_back(&self, empty: Vec<u32>) {
         if self.writable().is_err() {
             return;
         }
         for zone in empty {
             let closed = self.0.core.borrow_mut().zones.close_empty(zone);
             if closed.is_some() {
-                self.submit(Record::ZoneReturn { zone }, Data::new(), true, |_| {});
+                self.0.freeing.set(self.0.freeing.get() + 1);
+                let this = self.clone();
+                self.submit(Record::ZoneReturn { zone }, Data::new(), Urgency::Normal, move |_| {
+                    this.0.freeing.set(this.0.freeing.get() - 1);
+                });
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::index::Key;
 use crate::layout::BLOCK;
 use crate::leaf::UNWRITTEN;
 use crate::locks::{Guard, WHOLE};
-use crate::log::Data;
+use crate::log::{Data, Urgency};
 use crate::pool::Class;
 use crate::record::{Length, MapRun, Outcome, Record, Update};
 use crate::requests::RequestId;
@@ -87,6 +87,13 @@ enum Fill {
     Data(Bytes),
 }
 
+/// What truncates or punches may use the reserve once there is no other space: it must work on a full device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reserve {
+    No,
+    Yes,
+}
+
 /// Locks of a change; they go with its record.
 struct Held {
     chunk: Guard,
@@ -128,7 +135,7 @@ impl<D: BlockDevice> Shard<D> {
                 fill: Fill::Data(bytes),
             });
         }
-        self.commit(key, guard, segments, Length::Raise(end.max(stamp.min_length)), stamp.class, stamp).await
+        self.commit(key, guard, segments, Length::Raise(end.max(stamp.min_length)), Reserve::No, stamp).await
     }
 
     /// Sets a chunk's length; what lies beyond becomes a hole. Nothing happens to a chunk that is not there.
@@ -139,7 +146,7 @@ impl<D: BlockDevice> Shard<D> {
             return Ok(outcome);
         }
         if self.stat(key).is_none() {
-            return Ok(WriteOutcome::default());
+            return self.nothing(key, guard, stamp).await;
         }
         let blocks = self.0.layout.chunk_size / BLOCK32;
         let keep = length.div_ceil(BLOCK32);
@@ -148,7 +155,7 @@ impl<D: BlockDevice> Shard<D> {
             segments.extend(self.blank(key, length..keep * BLOCK32).await?);
         }
         segments.push(Segment { first: keep, count: blocks - keep, fill: Fill::Hole });
-        self.commit(key, guard, segments, Length::Set(length), Class::System, stamp).await
+        self.commit(key, guard, segments, Length::Set(length), Reserve::Yes, stamp).await
     }
 
     /// Frees the whole blocks of a range and zeroes the rest of it; the length stays.
@@ -185,7 +192,7 @@ impl<D: BlockDevice> Shard<D> {
         }
         let keep = matches!(fill, Fill::Unwritten);
         if self.stat(key).is_none() && !keep && stamp.min_length == 0 {
-            return Ok(WriteOutcome::default());
+            return self.nothing(key, guard, stamp).await;
         }
         let over = blocks_over(offset, end);
         let inner = offset.div_ceil(BLOCK32)..end / BLOCK32;
@@ -203,9 +210,8 @@ impl<D: BlockDevice> Shard<D> {
                 segments.extend(self.edge(key, inner.end, inner.end * BLOCK32..end, keep).await?);
             }
         }
-        // What punches holes may use the reserve: it must work on a full device.
-        let class = if keep { stamp.class } else { Class::System };
-        self.commit(key, guard, segments, Length::Raise(stamp.min_length), class, stamp).await
+        let reserve = if keep { Reserve::No } else { Reserve::Yes };
+        self.commit(key, guard, segments, Length::Raise(stamp.min_length), reserve, stamp).await
     }
 
     /// Part of a block: zeroed if it has data; given a block if it has none and `keep` asks for it.
@@ -247,7 +253,7 @@ impl<D: BlockDevice> Shard<D> {
                 _ => segments.push(Segment { first: block, count: 1, fill: Fill::Unwritten }),
             }
         }
-        self.commit(key, guard, segments, Length::Raise(stamp.min_length), stamp.class, stamp).await
+        self.commit(key, guard, segments, Length::Raise(stamp.min_length), Reserve::No, stamp).await
     }
 
     /// Removes a chunk and frees its blocks.
@@ -256,19 +262,31 @@ impl<D: BlockDevice> Shard<D> {
         if let Some(outcome) = repeated {
             return Ok(outcome);
         }
+        if self.stat(key).is_none() {
+            return self.nothing(key, guard, stamp).await;
+        }
         let mut frees = Runs::new();
         let mut freed = 0;
         {
             let mut core = self.0.core.borrow_mut();
-            if core.index.get(key).is_none() {
-                return Ok(WriteOutcome::default());
-            }
             for (_, slot) in core.index.mapped(key) {
                 core.zones.push(&mut frees, slot.block());
                 freed += 1;
             }
         }
         let outcome = WriteOutcome { deleted: true, blocks_delta: -freed, ..WriteOutcome::default() };
+        self.remove(key, frees, guard, outcome, stamp).await
+    }
+
+    async fn remove(
+        &self,
+        key: Key,
+        frees: Runs,
+        guard: Held,
+        outcome: WriteOutcome,
+        stamp: &Stamp,
+    ) -> Result<WriteOutcome, Error> {
+        guard.chunk.set(0);
         let update = Update {
             key,
             delete: true,
@@ -280,6 +298,16 @@ impl<D: BlockDevice> Shard<D> {
             request: stored(stamp, &outcome),
         };
         self.send(update, Data::new(), guard, outcome).await
+    }
+
+    /// A change that has no effect because the chunk, locked as a whole, is not there. Its request is logged all the same:
+    /// a repeat must not have an effect on what came in between.
+    async fn nothing(&self, key: Key, guard: Held, stamp: &Stamp) -> Result<WriteOutcome, Error> {
+        let outcome = WriteOutcome::default();
+        if stamp.request.is_none() {
+            return Ok(outcome);
+        }
+        self.remove(key, Runs::new(), guard, outcome, stamp).await
     }
 
     /// Waits for the chunk's turn and loads its map. `Some` outcome: the request was carried out before.
@@ -389,7 +417,7 @@ impl<D: BlockDevice> Shard<D> {
         guard: Held,
         segments: Segments,
         length: Length,
-        class: Class,
+        reserve: Reserve,
         stamp: &Stamp,
     ) -> Result<WriteOutcome, Error> {
         let mut crcs: SmallVec<[u32; 4]> = SmallVec::new();
@@ -399,7 +427,12 @@ impl<D: BlockDevice> Shard<D> {
             }
         }
         let want = self.new_blocks(key, &segments);
-        let space = self.allocate(class, want).await?;
+        let space = match self.allocate(stamp.class, want).await {
+            Err(Error::NoSpace) if reserve == Reserve::Yes && stamp.class == Class::User => {
+                self.allocate(Class::System, want).await?
+            }
+            space => space?,
+        };
         // From here to the submission nothing waits: what was allocated is never lost.
         let mut layout = Layout::new(&space);
         let entry = self.stat(key);
@@ -415,7 +448,7 @@ impl<D: BlockDevice> Shard<D> {
         let current = entry.map_or(0, |e| e.length);
         let length_now = match length {
             Length::Raise(to) => guard.chunk.raise(current.max(to)),
-            Length::Set(to) => to,
+            Length::Set(to) => guard.chunk.set(to),
         };
         let outcome = WriteOutcome {
             created: entry.is_none(),
@@ -460,8 +493,11 @@ impl<D: BlockDevice> Shard<D> {
         add(&self.0.counters.writes, 1);
         let promise = Promise::new();
         let give = promise.clone();
+        let (this, frees) = (self.clone(), update.frees.len());
+        self.0.freeing.set(self.0.freeing.get() + frees);
         // The lock goes with the record, not with the caller, who may give up.
-        self.submit(Record::Update(Box::new(update)), data, false, move |result| {
+        self.submit(Record::Update(Box::new(update)), data, Urgency::Normal, move |result| {
+            this.0.freeing.set(this.0.freeing.get() - frees);
             drop(guard);
             give.give(result.map(|_| outcome));
         });

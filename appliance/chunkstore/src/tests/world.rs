@@ -66,7 +66,7 @@ impl Store {
     pub(super) fn tighten(&self, zones: u32) {
         let pool = &self.device.shared().pool;
         while pool.user_free() > zones {
-            pool.take(crate::Class::User).expect("user zones are free");
+            pool.take(crate::pool::Taker::User).expect("user zones are free");
         }
     }
 
