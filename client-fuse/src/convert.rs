@@ -1,12 +1,11 @@
-//! Between the service's types and the protocol's: nodes, attributes, times, locks, open flags.
+//! Between the service's types and the protocol's: attributes, times, locks, open flags.
 
-use crate::abi::ROOT_NODE;
 use crate::abi::flags::{fattr, fopen};
 use crate::abi::reply::{Attr as RawAttr, AttrOut, EntryOut, StatfsOut, Statx, StatxOut, SxTime};
 use crate::abi::request::{FileLock, SetattrIn};
 use client::service::{
-    Attr, Conflict, Entry, Errno, Ino, IoMode, LockKind, LockRange, LockRequest, LockSpace, LockType,
-    OpenFlags, SetAttr, SetTime, StatFs, Timestamp,
+    Attr, Conflict, Errno, IoMode, LockKind, LockRange, LockRequest, LockSpace, LockType, OpenFlags, SetAttr,
+    SetTime, StatFs, Timestamp,
 };
 use std::time::Duration;
 
@@ -14,35 +13,6 @@ use std::time::Duration;
 pub const ENTRY_TTL_MAX: Duration = Duration::from_secs(60);
 /// `st_blksize`: buffers of the C library have this size. Each write goes to the server, so 4 KiB would be too small; a MiB for each open stream too much.
 const BLOCK_SIZE: u32 = 64 << 10;
-
-/// Node numbers of a mount: inode numbers, except that the root of the mount, which may be any directory, is node 1.
-/// Inode numbers are never reused, so a node's generation is always 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nodes {
-    root: Ino,
-}
-
-impl Nodes {
-    /// Of a mount with this root.
-    #[must_use]
-    pub const fn new(root: Ino) -> Self {
-        Self { root }
-    }
-    /// The inode of a node.
-    #[must_use]
-    pub fn ino(&self, node: u64) -> Ino {
-        if node == ROOT_NODE { self.root } else { Ino(node) }
-    }
-    /// The node of an inode; `None` for the file system's root where a directory below it is mounted.
-    #[must_use]
-    pub fn node(&self, ino: Ino) -> Option<u64> {
-        match ino {
-            ino if ino == self.root => Some(ROOT_NODE),
-            Ino(ROOT_NODE) => None,
-            Ino(n) => Some(n),
-        }
-    }
-}
 
 /// Attributes as the kernel wants them.
 #[must_use]
@@ -74,24 +44,19 @@ pub fn attr_out(a: &Attr, ttl: Duration) -> AttrOut {
     AttrOut { attr_valid: ttl.as_secs(), attr_valid_nsec: ttl.subsec_nanos(), dummy: 0, attr: attr(a) }
 }
 
-/// A name's reply; `None` where the inode has no node in this mount.
+/// A name's reply.
 #[must_use]
-pub fn entry_out(nodes: Nodes, a: &Attr, attr_ttl: Duration, entry_ttl: Duration) -> Option<EntryOut> {
+pub fn entry_out(node: u64, a: &Attr, attr_ttl: Duration, entry_ttl: Duration) -> EntryOut {
     let entry_ttl = entry_ttl.min(ENTRY_TTL_MAX);
-    Some(EntryOut {
-        nodeid: nodes.node(a.ino())?,
+    EntryOut {
+        nodeid: node,
         generation: 0,
         entry_valid: entry_ttl.as_secs(),
         entry_valid_nsec: entry_ttl.subsec_nanos(),
         attr_valid: attr_ttl.as_secs(),
         attr_valid_nsec: attr_ttl.subsec_nanos(),
         attr: attr(a),
-    })
-}
-
-/// As [`entry_out`], of a service's entry, an inode without a node here being stale.
-pub fn entry(nodes: Nodes, e: &Entry) -> Result<EntryOut, Errno> {
-    entry_out(nodes, &e.attr, e.attr_ttl, e.entry_ttl).ok_or(Errno::ESTALE)
+    }
 }
 
 fn sx_time(t: &Timestamp) -> SxTime {
@@ -240,15 +205,6 @@ pub fn statfs_out(s: &StatFs) -> StatfsOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_directory_below_the_root_becomes_node_1() {
-        let nodes = Nodes::new(Ino(40));
-        assert_eq!((nodes.ino(1), nodes.ino(7)), (Ino(40), Ino(7)));
-        assert_eq!((nodes.node(Ino(40)), nodes.node(Ino(7)), nodes.node(Ino(1))), (Some(1), Some(7), None));
-        let whole = Nodes::new(Ino(1));
-        assert_eq!((whole.ino(1), whole.node(Ino(1))), (Ino(1), Some(1)));
-    }
 
     #[test]
     fn appends_go_around_the_cache() {

@@ -19,6 +19,7 @@ pub mod convert;
 pub mod inflight;
 pub mod init;
 pub mod mount;
+mod nodes;
 pub mod notify;
 mod ops;
 pub mod program;

@@ -27,8 +27,8 @@
 use crate::abi::flags::{EXPIRE_ONLY, init};
 use crate::abi::notify::{INVAL_ENTRY, INVAL_INODE, InvalEntryOut, InvalInodeOut};
 use crate::abi::reply::OutHeader;
-use crate::convert::Nodes;
 use crate::init::Agreed;
+use crate::nodes::Nodes;
 use client::service::{Invalidator, LocalFuture, Recall, Stale};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -37,6 +37,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -217,7 +218,7 @@ fn work(shared: &Shared) {
 
 struct Target {
     pool: Pool,
-    nodes: Nodes,
+    nodes: Rc<Nodes>,
     agreed: Agreed,
 }
 
@@ -230,13 +231,21 @@ pub struct Notifier {
 
 impl Notifier {
     /// Begins to act on a mount; `device` is another descriptor of it.
-    pub(crate) fn attach(&self, device: OwnedFd, nodes: Nodes, agreed: Agreed) {
+    pub(crate) fn attach(&self, device: OwnedFd, nodes: Rc<Nodes>, agreed: Agreed) {
         let _ = self.target.set(Target { pool: Pool::new(device), nodes, agreed });
     }
 
     /// Recalls served.
     pub fn recalls(&self) -> u64 {
         self.recalls.get()
+    }
+
+    /// Drops entries with all below them, where nobody uses them.
+    pub(crate) fn drop_entries(&self, entries: Vec<(u64, Box<[u8]>)>) {
+        let note = |(dir, name)| Note::Entry { dir, name, flags: 0 };
+        if let Some(target) = self.target.get() {
+            target.pool.submit(entries.into_iter().map(note).collect());
+        }
     }
 
     /// Drops the pages of a file, for a mount's own reasons.
@@ -254,33 +263,37 @@ impl Notifier {
 impl Target {
     /// The notes of a recall: names first, they are what others wait for most.
     fn notes(&self, recall: &Recall) -> (Vec<Note>, usize) {
-        let Some(node) = self.nodes.node(recall.ino) else { return (Vec::new(), 0) };
+        let nodes = self.nodes.all(recall.ino);
         let flags = if self.agreed.has(init::HAS_EXPIRE_ONLY) { EXPIRE_ONLY } else { 0 };
-        let entry = |name: &[u8]| Note::Entry { dir: node, name: name.into(), flags };
-        let mut notes: Vec<Note> = recall.names.iter().map(|name| entry(name)).collect();
+        let entry = |(dir, name): (u64, &[u8])| Note::Entry { dir, name: name.into(), flags };
+        let every = nodes.iter().flat_map(|node| recall.names.iter().map(|name| (*node, &**name)));
+        let mut notes: Vec<Note> = every.map(entry).collect();
         let names = notes.len();
-        match &recall.data {
-            Stale::Nothing => {}
-            Stale::All => notes.push(Note::Inode { node, range: Some((0, 0)) }),
-            Stale::Ranges(ranges) => {
-                let some = ranges.iter().filter(|r| r.start < r.end);
-                notes.extend(some.map(|r| Note::Inode { node, range: Some((r.start, r.end - r.start)) }));
+        for &node in &nodes {
+            let before = notes.len();
+            match &recall.data {
+                Stale::Nothing => {}
+                Stale::All => notes.push(Note::Inode { node, range: Some((0, 0)) }),
+                Stale::Ranges(ranges) => {
+                    let some = ranges.iter().filter(|r| r.start < r.end);
+                    notes.extend(some.map(|r| Note::Inode { node, range: Some((r.start, r.end - r.start)) }));
+                }
             }
-        }
-        // Dropping pages drops the attributes with them.
-        if notes.len() == names && recall.attrs {
-            notes.push(Note::Inode { node, range: None });
+            // Dropping pages drops the attributes with them.
+            if notes.len() == before && recall.attrs {
+                notes.push(Note::Inode { node, range: None });
+            }
         }
         (notes, names)
     }
 }
 
 /// The notifier as the client's [`Invalidator`].
-pub struct Recaller(pub std::rc::Rc<Notifier>);
+pub struct Recaller(pub Rc<Notifier>);
 
 impl Invalidator for Recaller {
     fn invalidate(&self, recall: Recall) -> LocalFuture<()> {
-        let notifier = std::rc::Rc::clone(&self.0);
+        let notifier = Rc::clone(&self.0);
         Box::pin(async move {
             let Some(target) = notifier.target.get() else { return };
             notifier.recalls.set(notifier.recalls.get() + 1);
@@ -290,7 +303,7 @@ impl Invalidator for Recaller {
                 target.pool.submit(notes).await;
             }
             if !again.is_empty() {
-                let notifier = std::rc::Rc::clone(&notifier);
+                let notifier = Rc::clone(&notifier);
                 reactor::spawn(async move {
                     reactor::sleep(AGAIN).await;
                     if let Some(target) = notifier.target.get() {
@@ -312,7 +325,7 @@ mod tests {
         let (ours, kernel) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .expect("a socket pair");
-        let nodes = Nodes::new(Ino(40));
+        let nodes = Rc::new(Nodes::new(Ino(40)));
         (Target { pool: Pool::new(ours), nodes, agreed: Agreed { minor, flags } }, kernel)
     }
 

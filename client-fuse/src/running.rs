@@ -3,9 +3,9 @@
 use crate::abi::reply::InitOut;
 use crate::abi::{Op, opcode};
 use crate::channel::{ChannelError, Device, Reader, Received};
-use crate::convert::Nodes;
 use crate::init::{self, Agreed, InitError};
 use crate::mount::{self, MountError, Options, Unmount, UnmountError};
+use crate::nodes::Nodes;
 use crate::notify::{Notifier, Recaller};
 use crate::session::{MountStats, Session};
 use client::service::{Errno, FileKind, Ino};
@@ -80,7 +80,8 @@ impl Mount {
         service.set_invalidator(Rc::new(Recaller(Rc::clone(&notifier))));
         let root = find_root(&*service, &config.path).await?;
         let mounted = mount::mount(&config.source, &config.mountpoint, &config.options)?;
-        let started = Self::serve(&config, service, notifier, Nodes::new(root), mounted.device).await;
+        let started =
+            Self::serve(&config, service, notifier, Rc::new(Nodes::new(root)), mounted.device).await;
         let (agreed, stats, serving) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -102,7 +103,7 @@ impl Mount {
         config: &MountConfig,
         service: Rc<S>,
         notifier: Rc<Notifier>,
-        nodes: Nodes,
+        nodes: Rc<Nodes>,
         fd: rustix::fd::OwnedFd,
     ) -> Result<(Agreed, Rc<dyn Fn() -> MountStats>, JoinHandle<ChannelError>), Error> {
         let twin = rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|e| Error::Device(e.into()))?;
@@ -110,7 +111,7 @@ impl Mount {
         let mut reader = Reader::new(config.arena.clone());
         let agreed = negotiate(&device, &mut reader, &config.mountpoint).await?;
         tracing::debug!(minor = agreed.minor, flags = format_args!("{:#x}", agreed.flags), "FUSE agreed");
-        notifier.attach(twin, nodes, agreed);
+        notifier.attach(twin, Rc::clone(&nodes), agreed);
         let session = Rc::new(Session::new(service, device, nodes, agreed, notifier));
         let counted = Rc::clone(&session);
         let stats: Rc<dyn Fn() -> MountStats> = Rc::new(move || counted.stats());

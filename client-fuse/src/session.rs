@@ -9,9 +9,9 @@
 use crate::abi::{ROOT_NODE, opcode};
 use crate::abi::{decode::Op, flags::init};
 use crate::channel::{ChannelError, Device, Message, Reader, Received};
-use crate::convert::Nodes;
 use crate::inflight::InFlight;
 use crate::init::Agreed;
+use crate::nodes::Nodes;
 use crate::notify::Notifier;
 use crate::ops::locks::LockTable;
 use client::{Ctx, FileService};
@@ -51,7 +51,7 @@ pub struct MountStats {
 pub(crate) struct Session<S> {
     pub(crate) service: Rc<S>,
     pub(crate) device: Rc<Device>,
-    pub(crate) nodes: Nodes,
+    pub(crate) nodes: Rc<Nodes>,
     pub(crate) agreed: Agreed,
     pub(crate) notifier: Rc<Notifier>,
     pub(crate) locks: LockTable,
@@ -75,7 +75,7 @@ impl<S: FileService> Session<S> {
     pub(crate) fn new(
         service: Rc<S>,
         device: Rc<Device>,
-        nodes: Nodes,
+        nodes: Rc<Nodes>,
         agreed: Agreed,
         notifier: Rc<Notifier>,
     ) -> Self {
@@ -189,8 +189,9 @@ impl<S: FileService> Session<S> {
 
     fn forget(&self, node: u64, message: &Message) {
         let one = |node: u64, n: u64| {
-            if node != ROOT_NODE {
-                self.service.forget(self.nodes.ino(node), n);
+            let ino = self.nodes.ino(node);
+            if node != ROOT_NODE && self.nodes.forget(node, n) {
+                self.service.forget(ino, n);
             }
         };
         match Op::decode(message.header.opcode, &message.body, false) {

@@ -174,6 +174,9 @@ impl FileService for Client {
             self.core.housekeeping.notify_one();
         }
     }
+    fn uncache(&self, ino: Ino) {
+        self.core.uncache(ino);
+    }
     async fn getattr(&self, ctx: &Ctx, ino: Ino) -> Result<Attrs> {
         self.timed(Op::GetAttr, self.core.getattr(ctx, ino)).await
     }
@@ -204,7 +207,7 @@ impl FileService for Client {
         new_dir: Ino,
         new_name: &[u8],
         mode: RenameMode,
-    ) -> Result<()> {
+    ) -> Result<Renamed> {
         self.timed(Op::Rename, self.core.rename(ctx, (dir, name), (new_dir, new_name), mode)).await
     }
 

@@ -371,6 +371,10 @@ impl Table {
         }
         Begin::Start
     }
+    /// Serial of the lease that is held, if one is.
+    pub(crate) fn serial(&self, ino: Ino) -> Option<u64> {
+        self.records.get(&ino).filter(|r| r.held != LeaseMode::None).map(|r| r.serial)
+    }
     /// Gives back all of `ino` unasked, if it is held and not in use.
     pub(crate) fn recall_own(&mut self, ino: Ino) -> Option<Begin> {
         let r = self.records.get(&ino)?;

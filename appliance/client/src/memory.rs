@@ -253,7 +253,7 @@ impl Tree {
             _ => Ok(()),
         }
     }
-    fn rename(&mut self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<()> {
+    fn rename(&mut self, from: (Ino, &[u8]), to: (Ino, &[u8]), mode: RenameMode) -> Result<Renamed> {
         let moved = self.child(from.0, from.1)?;
         let there = match self.child(to.0, to.1) {
             Ok(ino) => Some(ino),
@@ -267,20 +267,20 @@ impl Tree {
             return Err(Errno::EINVAL);
         }
         if mode == RenameMode::Exchange {
-            let there = there.ok_or(Errno::ENOENT)?;
-            if self.node(there)?.is_dir() && self.within(from.0, there) {
+            let back = there.ok_or(Errno::ENOENT)?;
+            if self.node(back)?.is_dir() && self.within(from.0, back) {
                 return Err(Errno::EINVAL);
             }
             self.remove(from.0, from.1);
             self.remove(to.0, to.1);
-            self.insert(from.0, from.1, there);
+            self.insert(from.0, from.1, back);
             self.insert(to.0, to.1, moved);
-            self.changed(there, false);
+            self.changed(back, false);
             self.changed(moved, false);
-            return Ok(());
+            return Ok(Renamed { moved, replaced: there });
         }
         if there == Some(moved) {
-            return Ok(());
+            return Ok(Renamed { moved, replaced: there });
         }
         if let Some(old) = there {
             let is_dir = self.node(moved)?.is_dir();
@@ -296,7 +296,7 @@ impl Tree {
         }
         self.insert(to.0, to.1, moved);
         self.changed(moved, false);
-        Ok(())
+        Ok(Renamed { moved, replaced: there })
     }
     fn set(&mut self, ino: Ino, set: &SetAttr) -> Result<()> {
         let now = self.now();
@@ -387,6 +387,7 @@ impl FileService for Memory {
             Err(e) => Err(e),
         }
     }
+    fn uncache(&self, _: Ino) {}
     fn forget(&self, _: Ino, n: u64) {
         self.forgotten.set(self.forgotten.get() + n);
     }
@@ -467,7 +468,7 @@ impl FileService for Memory {
         new_dir: Ino,
         new_name: &[u8],
         mode: RenameMode,
-    ) -> Result<()> {
+    ) -> Result<Renamed> {
         self.tree.borrow_mut().rename((dir, name), (new_dir, new_name), mode)
     }
 

@@ -14,7 +14,7 @@ use crate::opens::{MAX_HANDLES, Open, wire_flags};
 use crate::rpc::Outgoing;
 use crate::service::{
     Create, Created, Ctx, DirEntry, DirPage, Entry, Found, Handle, Ino, IoMode, OpenFlags, Recall,
-    RenameMode, Result, TTL_LEASED,
+    RenameMode, Renamed, Result, TTL_LEASED,
 };
 use crate::stats::Op;
 use hugepages::Bytes;
@@ -257,7 +257,7 @@ impl Core {
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         mode: RenameMode,
-    ) -> Result<()> {
+    ) -> Result<Renamed> {
         check_name(from.1)?;
         check_name(to.1)?;
         let flags = match mode {
@@ -301,8 +301,10 @@ impl Core {
             carried.names.into_iter().filter(|(dir, name)| !table.moved_in(*dir, name)).collect();
         drop(table);
         drop(change);
+        let replaced = (done.replaced != Ino(0)).then_some(done.replaced);
+        let renamed = Renamed { moved: done.moved, replaced };
         self.expire(late);
-        Ok(())
+        Ok(renamed)
     }
 
     /// Finds which names get the lifetime of another one by this rename, and sees to it that a recall will know them.

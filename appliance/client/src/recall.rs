@@ -55,6 +55,10 @@ impl Core {
     /// A recall from the server.
     pub(crate) fn recalled(&self, ino: Ino, keep: LeaseMode, serial: u64) {
         add(&self.stats.events.recalls, 1);
+        self.begin(ino, keep, serial);
+    }
+
+    fn begin(&self, ino: Ino, keep: LeaseMode, serial: u64) {
         let begin = self.table.borrow_mut().recall(ino, keep, serial);
         match begin {
             Begin::Return(returned) => self.give_back(returned, None),
@@ -63,6 +67,14 @@ impl Core {
                 let Some(core) = self.me.upgrade() else { return };
                 self.spawn(async move { core.run_recall(ino).await });
             }
+        }
+    }
+
+    /// Gives back the lease of an inode unasked, whatever is under way on it.
+    pub(crate) fn uncache(&self, ino: Ino) {
+        let serial = self.table.borrow().serial(ino);
+        if let Some(serial) = serial {
+            self.begin(ino, LeaseMode::None, serial);
         }
     }
 

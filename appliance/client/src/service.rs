@@ -327,6 +327,15 @@ pub enum Stale {
     All,
 }
 
+/// What a rename did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// The inode that was moved.
+    pub moved: Ino,
+    /// The inode that the new name led to before, if any; after an exchange it has the old name.
+    pub replaced: Option<Ino>,
+}
+
 /// What a front end must forget before a lease goes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recall {
@@ -359,6 +368,8 @@ pub trait FileService: 'static {
     async fn lookup(&self, ctx: &Ctx, dir: Ino, name: &[u8]) -> Result<Found>;
     /// A hint: the front end forgot `n` of the entries it was given for this inode; its lease may go back.
     fn forget(&self, ino: Ino, n: u64);
+    /// The front end holds `ino` in a form that it can't keep: what it was given a lifetime for is to be taken back soon.
+    fn uncache(&self, ino: Ino);
     /// Attributes, as stat(2).
     async fn getattr(&self, ctx: &Ctx, ino: Ino) -> Result<Attrs>;
     /// Changes attributes, atomically.
@@ -383,7 +394,7 @@ pub trait FileService: 'static {
         new_dir: Ino,
         new_name: &[u8],
         mode: RenameMode,
-    ) -> Result<()>;
+    ) -> Result<Renamed>;
 
     /// Opens a file; it lives until the last close, names or not.
     async fn open(&self, ctx: &Ctx, ino: Ino, flags: OpenFlags) -> Result<Opened>;

@@ -31,14 +31,23 @@ impl DirPacker {
         Self { out: Vec::with_capacity(limit.min(4096)), limit, plus }
     }
 
+    fn padded(&self, name: &[u8]) -> usize {
+        let head = size_of::<Dirent>() + if self.plus { size_of::<EntryOut>() } else { 0 };
+        (head + name.len()).next_multiple_of(8)
+    }
+
+    /// Whether a record of this name still fits.
+    #[must_use]
+    pub fn has_room(&self, name: &[u8]) -> bool {
+        self.out.len() + self.padded(name) <= self.limit
+    }
+
     /// Appends a record; `false` and unchanged where it does not fit. `entry` counts only in a READDIRPLUS page.
     pub fn push(&mut self, dirent: &DirEntry<'_>, entry: &EntryOut) -> bool {
-        let head = size_of::<Dirent>() + if self.plus { size_of::<EntryOut>() } else { 0 };
-        let padded = (head + dirent.name.len()).next_multiple_of(8);
-        if self.out.len() + padded > self.limit {
+        if !self.has_room(dirent.name) {
             return false;
         }
-        let end = self.out.len() + padded;
+        let end = self.out.len() + self.padded(dirent.name);
         if self.plus {
             self.out.extend_from_slice(entry.as_bytes());
         }

@@ -6,7 +6,6 @@ use super::Result;
 use crate::abi::dirent::{DirEntry, DirPacker};
 use crate::abi::reply::{EntryOut, OpenOut};
 use crate::abi::request::ReadIn;
-use crate::convert;
 use crate::reply::{Answer, Reply};
 use crate::session::{Rq, Session};
 use client::FileService;
@@ -40,10 +39,10 @@ impl<S: FileService> Session<S> {
         let got = self.service.readdir(&rq.ctx, rq.ino, cookie, max, plus).await?;
         let mut full = false;
         for e in &got.entries {
-            let out = e
-                .plus
-                .as_ref()
-                .and_then(|(attr, ttl, entry_ttl)| convert::entry_out(self.nodes, attr, *ttl, *entry_ttl));
+            let out =
+                e.plus.as_ref().filter(|_| !full && page.has_room(&e.name)).and_then(
+                    |(attr, ttl, entry_ttl)| self.entry_out(rq.node, &e.name, attr, *ttl, *entry_ttl),
+                );
             let next =
                 e.cookie.checked_add(DOTS).filter(|&n| n <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
             let dirent = DirEntry { ino: e.ino.0, next, kind: e.kind.dirent_type(), name: &e.name };

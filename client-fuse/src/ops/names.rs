@@ -9,13 +9,37 @@ use crate::convert;
 use crate::reply::Reply;
 use crate::session::{Rq, Session};
 use client::FileService;
-use client::service::{Create, Entry, FileKind, Found, RenameMode};
+use client::service::{Attr, Create, Entry, FileKind, Found, RenameMode};
 use std::time::Duration;
 use wire::types::Errno;
 
 impl<S: FileService> Session<S> {
-    fn entry(&self, entry: Entry) -> Result {
-        let out = convert::entry(self.nodes, &entry)?;
+    /// A name's reply. The inode of a directory may be known to the kernel at another place: see [`crate::nodes`].
+    pub(super) fn entry_out(
+        &self,
+        parent: u64,
+        name: &[u8],
+        attr: &Attr,
+        attr_ttl: Duration,
+        entry_ttl: Duration,
+    ) -> Option<EntryOut> {
+        let is_dir = attr.kind() == Some(FileKind::Directory);
+        let entered = self.nodes.enter(attr.ino(), is_dir, parent, name)?;
+        if !entered.outdated.is_empty() {
+            self.notifier.drop_entries(entered.outdated);
+            self.service.uncache(attr.ino());
+        }
+        let attr_ttl = self.nodes.ttl(attr.ino(), attr_ttl);
+        let entry_ttl = self.nodes.ttl(self.nodes.ino(parent), entry_ttl);
+        Some(convert::entry_out(entered.node, attr, attr_ttl, entry_ttl))
+    }
+
+    fn named(&self, rq: &Rq, name: &[u8], e: &Entry) -> std::result::Result<EntryOut, Errno> {
+        self.entry_out(rq.node, name, &e.attr, e.attr_ttl, e.entry_ttl).ok_or(Errno::ESTALE)
+    }
+
+    fn entry(&self, rq: &Rq, name: &[u8], entry: Entry) -> Result {
+        let out = self.named(rq, name, &entry)?;
         Ok(Reply::Entry(out).held(entry.hold))
     }
 
@@ -23,15 +47,18 @@ impl<S: FileService> Session<S> {
         // "." and ".." come from opened file handles (EXPORT_SUPPORT). The mount's root has no parent in the mount.
         if name == b"." || (name == b".." && rq.node == ROOT_NODE) {
             let got = self.service.getattr(&rq.ctx, rq.ino).await?;
-            let out =
-                convert::entry_out(self.nodes, &got.attr, got.ttl, Duration::ZERO).ok_or(Errno::ESTALE)?;
+            if got.attr.kind() == Some(FileKind::Directory) {
+                self.nodes.enter_again(rq.node);
+            }
+            let ttl = self.nodes.ttl(rq.ino, got.ttl);
+            let out = convert::entry_out(rq.node, &got.attr, ttl, Duration::ZERO);
             return Ok(Reply::Entry(out).held(got.hold));
         }
         match self.service.lookup(&rq.ctx, rq.ino, name).await? {
-            Found::Entry(entry) => self.entry(entry),
+            Found::Entry(entry) => self.entry(rq, name, entry),
             Found::Absent { entry_ttl, .. } if entry_ttl.is_zero() => Err(Errno::ENOENT),
             Found::Absent { entry_ttl, hold } => {
-                let ttl = entry_ttl.min(convert::ENTRY_TTL_MAX);
+                let ttl = self.nodes.ttl(rq.ino, entry_ttl.min(convert::ENTRY_TTL_MAX));
                 let out = EntryOut {
                     entry_valid: ttl.as_secs(),
                     entry_valid_nsec: ttl.subsec_nanos(),
@@ -48,7 +75,7 @@ impl<S: FileService> Session<S> {
 
     async fn make(&self, rq: &Rq, name: &[u8], create: Create<'_>) -> Result {
         let made = self.service.create(&rq.ctx, rq.ino, name, create).await?;
-        self.entry(made.entry)
+        self.entry(rq, name, made.entry)
     }
 
     pub(super) async fn symlink(&self, rq: &Rq, name: &[u8], target: &[u8]) -> Result {
@@ -92,7 +119,7 @@ impl<S: FileService> Session<S> {
         let (handle, io) = made.opened.ok_or(Errno::EIO)?;
         let open_flags = convert::fopen_flags(arg.flags, io);
         self.note_handle(handle, open_flags);
-        let entry = convert::entry(self.nodes, &made.entry)?;
+        let entry = self.named(rq, name.unwrap_or_default(), &made.entry)?;
         let open = OpenOut { fh: handle.0, open_flags, backing_id: 0 };
         Ok(Reply::Create(CreateOut { entry, open }).held(made.entry.hold))
     }
@@ -123,12 +150,16 @@ impl<S: FileService> Session<S> {
             _ => return Err(Errno::EINVAL),
         };
         let new_dir = self.nodes.ino(newdir);
-        self.service.rename(&rq.ctx, rq.ino, name, new_dir, new_name, mode).await?;
+        let done = self.service.rename(&rq.ctx, rq.ino, name, new_dir, new_name, mode).await?;
+        self.nodes.moved(done.moved, rq.node, newdir, new_name);
+        if let Some(back) = done.replaced.filter(|_| mode == RenameMode::Exchange) {
+            self.nodes.moved(back, newdir, rq.node, name);
+        }
         Ok(Reply::Empty.into())
     }
 
     pub(super) async fn link(&self, rq: &Rq, old: u64, name: &[u8]) -> Result {
         let made = self.service.link(&rq.ctx, self.nodes.ino(old), rq.ino, name).await?;
-        self.entry(made)
+        self.entry(rq, name, made)
     }
 }

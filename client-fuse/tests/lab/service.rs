@@ -171,6 +171,9 @@ impl FileService for Lab {
         self.gate(ctx, "rmdir").await?;
         self.memory.rmdir(ctx, dir, name).await
     }
+    fn uncache(&self, ino: Ino) {
+        self.memory.uncache(ino);
+    }
     async fn rename(
         &self,
         ctx: &Ctx,
@@ -179,7 +182,7 @@ impl FileService for Lab {
         new_dir: Ino,
         new_name: &[u8],
         mode: RenameMode,
-    ) -> Result<()> {
+    ) -> Result<Renamed> {
         self.gate(ctx, "rename").await?;
         self.memory.rename(ctx, dir, name, new_dir, new_name, mode).await
     }

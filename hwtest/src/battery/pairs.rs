@@ -21,6 +21,7 @@ pub const PAIRS: &[(&str, Pair)] = &[
     ("append and sizes", append),
     ("truncate", truncate),
     ("rename and unlink", rename_and_unlink),
+    ("moved directories", moved_directories),
     ("overwriting", overwrite),
     ("shared maps", maps),
     ("locks", locks),
@@ -89,6 +90,33 @@ fn rename_and_unlink(a: &Path, b: &Path) -> Result<()> {
         let mut text = String::new();
         open.read_to_string(&mut text)?;
         ensure!(text == format!("{n}"), "what is open stays readable");
+    }
+    Ok(())
+}
+
+/// A rename that met a directory which the other mount had moved was ESTALE: the kernel knew the directory at its old place,
+/// and could not follow it there while it held its own locks. In use at the old place or not, the answer is that of one mount.
+fn moved_directories(a: &Path, b: &Path) -> Result<()> {
+    for n in 0..20 {
+        let name = |p: &Path, rest: &str| p.join(format!("{n}{rest}"));
+        for dir in ["old", "old/dir", "new", "else"] {
+            fs::create_dir(name(a, dir))?;
+        }
+        fs::write(name(a, "old/dir/file"), "kept")?;
+        fs::write(name(a, "else/file"), "")?;
+        let used = File::open(name(b, "old/dir/file"))?;
+        let kept = (n % 2 == 0).then_some(used);
+        fs::rename(name(a, "old/dir"), name(a, "new/dir"))?;
+        fails("a file onto a directory", Errno::ISDIR, fs::rename(name(b, "else/file"), name(b, "new/dir")))?;
+        fs::rename(name(b, "new/dir"), name(b, "else/dir"))?;
+        ensure!(fs::read_to_string(name(a, "else/dir/file"))? == "kept", "it is there for the other");
+        fs::rename(name(b, "else/file"), name(b, "else/dir/file"))?;
+        ensure!(fs::read_to_string(name(b, "else/dir/file"))?.is_empty(), "the new file is there");
+        if let Some(mut file) = kept {
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            ensure!(text == "kept", "what was opened at the old place stays readable");
+        }
     }
     Ok(())
 }
