@@ -18,6 +18,9 @@ pub(crate) const ROOT_BLOCKS: u64 = 8;
 /// Largest chunk: a leaf maps 256 blocks.
 pub const MAX_CHUNK: u32 = 1 << 20;
 
+/// No block's address reaches this: byte offsets fit into 63 bits.
+pub(crate) const ADDRESSES: u64 = 1 << 51;
+
 const MIB: u64 = 1 << 20;
 
 const _: () = assert!(MAX_CHUNK as usize == crate::leaf::LEAF_BLOCKS * BLOCK);

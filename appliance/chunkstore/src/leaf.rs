@@ -4,7 +4,7 @@
 
 use crate::crc::crc32c;
 use crate::index::Key;
-use crate::layout::BLOCK;
+use crate::layout::{ADDRESSES, BLOCK};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -113,6 +113,9 @@ impl Leaf {
         }
         if raw.zero.get() != 0 || raw.zero2 != [0; 24] || raw.tail.iter().any(|&b| b != 0) {
             return Err("reserved bytes are set");
+        }
+        if raw.at.iter().any(|at| at.get() & !UNWRITTEN >= ADDRESSES) {
+            return Err("it maps what no block is");
         }
         Ok(Box::new(Leaf { at: raw.at.map(U64::get), crc: raw.crcs.map(U32::get) }))
     }

@@ -5,8 +5,8 @@
 use crate::crc::crc32c;
 use crate::group::Owner;
 use crate::index::{BUCKETS, Entry, INLINE, InlineMap, Key, Map, bucket_of};
-use crate::layout::BLOCK;
-use crate::leaf::{LEAF_BLOCKS, Slot};
+use crate::layout::{ADDRESSES, BLOCK};
+use crate::leaf::{LEAF_BLOCKS, Slot, UNWRITTEN};
 use crate::pool::Class;
 use crate::record::{class_code, class_of};
 use crate::requests::{OUTCOME, RequestId};
@@ -274,7 +274,11 @@ pub(crate) fn decode(
         return Err("of another page");
     }
     let payload = rest.get(..usize::from(raw.used.get())).ok_or("too long")?;
-    Ok(Link { seq: raw.seq.get(), next: [raw.next_a.get(), raw.next_b.get()], payload })
+    let next = [raw.next_a.get(), raw.next_b.get()];
+    if next.iter().any(|at| *at >= ADDRESSES) {
+        return Err("its successor lies where no block is");
+    }
+    Ok(Link { seq: raw.seq.get(), next, payload })
 }
 
 fn take<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(
@@ -304,7 +308,10 @@ pub(crate) fn entries(
                 for _ in 0..count {
                     let raw: &RawSlot = take(&mut bytes)?;
                     let block = u32::from(raw.block.get());
-                    if block as usize >= LEAF_BLOCKS || raw.at.get() == 0 {
+                    if block as usize >= LEAF_BLOCKS
+                        || raw.at.get() == 0
+                        || raw.at.get() & !UNWRITTEN >= ADDRESSES
+                    {
                         return Err("an entry maps what it can't");
                     }
                     slots.push((block, Slot { at: raw.at.get(), crc: raw.crc.get() }));
@@ -313,6 +320,9 @@ pub(crate) fn entries(
             }
             (LEAF, 0) if usize::from(mapped) <= LEAF_BLOCKS => {
                 let disk: &[U64; 2] = take(&mut bytes)?;
+                if disk.iter().any(|at| at.get() >= ADDRESSES) {
+                    return Err("an entry has its map where no block is");
+                }
                 Map::Leaf { disk: disk.map(U64::get), slot: crate::index::ABSENT }
             }
             _ => return Err("an entry of unknown kind"),

@@ -4,6 +4,7 @@
 //! length, the time, and the request that it answers, so that replay needs nothing else.
 
 use crate::index::Key;
+use crate::layout::ADDRESSES;
 use crate::leaf::{LEAF_BLOCKS, UNWRITTEN};
 use crate::pool::Class;
 use crate::requests::{OUTCOME, RequestId};
@@ -268,7 +269,9 @@ impl Update {
         for _ in 0..head.runs.get() {
             let raw: RawRun = take(&mut bytes)?;
             let run = MapRun { block: raw.block.get(), count: raw.count.get(), at: raw.at.get() };
-            if raw.zero.get() != 0 || run.count == 0 || u32::from(run.block) + u32::from(run.count) > 256 {
+            let end = (run.at & !UNWRITTEN) + u64::from(run.count);
+            let blocks = u32::from(run.block) + u32::from(run.count);
+            if raw.zero.get() != 0 || run.count == 0 || blocks > LEAF_BLOCKS as u32 || end > ADDRESSES {
                 return Err("bad run");
             }
             data += if run.is_data() { usize::from(run.count) } else { 0 };
@@ -282,7 +285,11 @@ impl Update {
         for _ in 0..head.frees.get() {
             let raw: RawFree = take(&mut bytes)?;
             let run = Run { start: raw.at.get(), count: raw.count.get() };
-            if raw.zero.get() != 0 || run.count == 0 || run.count > LEAF_BLOCKS as u32 {
+            if raw.zero.get() != 0
+                || run.count == 0
+                || run.count > LEAF_BLOCKS as u32
+                || run.start > ADDRESSES
+            {
                 return Err("bad run of freed blocks");
             }
             frees.push(run);
@@ -342,6 +349,17 @@ mod tests {
             assert!(Record::decode(&bytes[..bytes.len() - 1]).is_err());
             assert!(Record::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn addresses_that_no_block_has_are_refused() {
+        // A record with a right CRC and an address near the end of all numbers made opening overflow.
+        let far = Run { start: u64::MAX - 1, count: 2 };
+        let update = Update { frees: smallvec![far], ..sample() };
+        assert!(Record::decode(&Record::Update(Box::new(update)).encode()).is_err());
+        let run = MapRun { block: 0, count: 1, at: ADDRESSES };
+        let update = Update { runs: smallvec![run], crcs: smallvec![1], ..sample() };
+        assert!(Record::decode(&Record::Update(Box::new(update)).encode()).is_err());
     }
 
     proptest! {

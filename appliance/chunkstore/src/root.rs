@@ -5,7 +5,7 @@
 
 use crate::crc::crc32c;
 use crate::group::Owner;
-use crate::layout::BLOCK;
+use crate::layout::{ADDRESSES, BLOCK};
 use crate::ring::Anchor;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -100,6 +100,10 @@ impl Root {
             return None;
         }
         let (pairs, _) = <[[U64; 2]]>::ref_from_prefix_with_elems(table, pages).ok()?;
+        let lost = |p: &[U64; 2]| !is_empty(p.map(U64::get)) && p.iter().any(|at| at.get() >= ADDRESSES);
+        if raw.next.get() == 0 || pairs.iter().any(lost) {
+            return None;
+        }
         Some(Root {
             generation: raw.generation.get(),
             incarnation: raw.incarnation.get(),
@@ -160,6 +164,18 @@ mod tests {
             out[at] ^= 1;
             assert_eq!(Root::decode(OWNER, &out), None, "flip at {at}");
             out[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn values_that_no_writer_writes_are_refused() {
+        // A root with a right CRC and an impossible place made opening overflow.
+        for change in [|r: &mut Root| r.anchor.next = 0, |r: &mut Root| r.pages[3] = [1, u64::MAX]] {
+            let mut root = sample(3);
+            change(&mut root);
+            let mut out = vec![0; ROOT_BYTES];
+            root.encode(OWNER, &mut out);
+            assert_eq!(Root::decode(OWNER, &out), None);
         }
     }
 

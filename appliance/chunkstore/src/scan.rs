@@ -148,8 +148,11 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
         self.device.write(at, bytes.freeze()).await.map_err(Error::io("repairing the log"))
     }
 
-    /// Checks that the chain goes as far as its root says that it was flushed.
+    /// Checks that the root lies in the ring, and that the chain goes as far as it says that was flushed.
     pub(crate) fn reaches(&self, root: &Root, found: &[Found]) -> Result<(), Error> {
+        if root.anchor.at > self.rings[0].blocks {
+            return Err(self.missing("the place where the root says that it begins"));
+        }
         let end = found.last().map_or(root.anchor.next - 1, |f| f.header.last());
         if end < root.flushed {
             return Err(self.missing(&format!("record {}", end + 1)));

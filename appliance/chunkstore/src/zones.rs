@@ -210,7 +210,7 @@ impl Zones {
 
     /// Adds a block to a list of runs, none of which crosses the border of a zone.
     pub(crate) fn push(&self, runs: &mut Runs, block: u64) {
-        let border = (block - self.layout.zones.start).is_multiple_of(u64::from(self.layout.zone_blocks));
+        let border = self.locate(block).is_none_or(|(_, bit)| bit == 0);
         match runs.last_mut() {
             Some(last) if !border && last.start + u64::from(last.count) == block => last.count += 1,
             _ => runs.push(Run { start: block, count: 1 }),
