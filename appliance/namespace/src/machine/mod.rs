@@ -199,6 +199,8 @@ enum Stage {
     Lock,
     /// Executed; its truncations are under way.
     Cutting(usize),
+    /// Its truncations are carried out; waits until the log says so durably.
+    Cut,
     /// A data operation inside.
     Inside,
 }
@@ -250,6 +252,10 @@ pub struct Machine {
     orphans: Option<Ino>,
     ticked: Millis,
     held: BTreeMap<Seq, Vec<Action>>,
+    /// Carried out truncations whose entries of the free list can't be taken off it before rows are fetched.
+    unlisted: Vec<(Ticket, u64)>,
+    /// Truncations that leave when this record is durable.
+    cut: BTreeMap<Seq, Vec<Ticket>>,
     appended: Seq,
     durable: Seq,
     boot_epoch: u64,
@@ -291,6 +297,8 @@ impl Machine {
             orphans,
             ticked: now.mono,
             held: BTreeMap::new(),
+            unlisted: Vec::new(),
+            cut: BTreeMap::new(),
             appended: durable,
             durable,
             boot_epoch: epoch,
@@ -312,6 +320,9 @@ impl Machine {
                 let waits = self.pending.get(&ticket).is_some_and(|p| p.stage == Stage::Fetching);
                 if waits {
                     self.answer(ticket, 0, Status::Errno(wire::Errno::EIO));
+                }
+                for entry in self.take_unlisted(ticket) {
+                    self.truncated(ticket, entry, true);
                 }
             }
             Event::Durable(seq) => self.on_durable(seq),
@@ -419,7 +430,7 @@ impl Machine {
         let Some(p) = self.pending.get_mut(&ticket) else { return };
         match p.stage {
             Stage::Running | Stage::Fetching | Stage::Leases | Stage::Gate | Stage::Grace => {}
-            Stage::Lock | Stage::Cutting(_) | Stage::Inside => return,
+            Stage::Lock | Stage::Cutting(_) | Stage::Cut | Stage::Inside => return,
         }
         p.stage = Stage::Running;
         let client = p.client;
@@ -455,6 +466,9 @@ impl Machine {
     fn fetched(&mut self, ticket: Ticket, rows: Fetched) {
         // An outdated snapshot leaves the rows missing; running again asks for them again.
         let _ = self.ns.fetched(rows);
+        for entry in self.take_unlisted(ticket) {
+            self.truncated(ticket, entry, false);
+        }
         if self.pending.get(&ticket).is_some_and(|p| p.stage == Stage::Fetching) {
             self.changes.ready.push(ticket);
         } else if ticket == session::CLEANING {
@@ -528,34 +542,65 @@ impl Machine {
         for (_, actions) in std::mem::replace(&mut self.held, later) {
             self.out.extend(actions);
         }
+        let later = self.cut.split_off(&(self.durable + 1));
+        for (_, tickets) in std::mem::replace(&mut self.cut, later) {
+            tickets.into_iter().for_each(|t| self.leave_cut(t));
+        }
     }
 
     fn on_log_failed(&mut self) {
         self.failed = true;
+        for (_, tickets) in std::mem::take(&mut self.cut) {
+            tickets.into_iter().for_each(|t| self.leave_cut(t));
+        }
         for (_, actions) in std::mem::take(&mut self.held) {
             self.out.extend(actions.into_iter().map(fail));
         }
     }
 
     fn truncated(&mut self, ticket: Ticket, entry: u64, failed: bool) {
-        if !failed && !self.failed {
+        let mut listed = 0;
+        // A long map takes several records.
+        while !failed && !self.failed {
             match self.ns.freed(entry) {
-                Ok(Some(record)) => self.log(record),
-                Ok(None) => {}
-                // The entry stays in the list; doing it again after the next start changes nothing.
-                Err(_) => {}
+                Ok(Some(record)) => {
+                    listed = record.seq();
+                    self.log(record);
+                }
+                Ok(None) => break,
+                Err(miss) => {
+                    self.unlisted.push((ticket, entry));
+                    self.stats.fetches += 1;
+                    self.out.push(Action::Fetch { ticket, miss });
+                    return;
+                }
             }
         }
         let Some(p) = self.pending.get_mut(&ticket) else { return };
         let Stage::Cutting(left) = p.stage else { return };
-        if failed && let Some((_, action)) = p.reply.take() {
-            p.reply = Some((0, fail(action)));
+        if let Some((depends, action)) = p.reply.take() {
+            p.reply = Some(if failed { (depends, fail(action)) } else { (depends.max(listed), action) });
         }
         if left > 1 {
             p.stage = Stage::Cutting(left - 1);
             return;
         }
-        let reply = p.reply.take();
+        // A start that finds the entry cuts again: nothing may be written behind the cut before it is gone for good.
+        let depends = p.reply.as_ref().map_or(listed, |(depends, _)| *depends);
+        if depends <= self.durable || self.failed {
+            self.leave_cut(ticket);
+        } else {
+            p.stage = Stage::Cut;
+            self.cut.entry(depends).or_default().push(ticket);
+        }
+    }
+
+    fn take_unlisted(&mut self, ticket: Ticket) -> Vec<u64> {
+        self.unlisted.extract_if(.., |(t, _)| *t == ticket).map(|(_, entry)| entry).collect()
+    }
+
+    fn leave_cut(&mut self, ticket: Ticket) {
+        let reply = self.pending.get_mut(&ticket).and_then(|p| p.reply.take());
         self.close(ticket);
         if let Some((depends, action)) = reply {
             self.release(depends, action);

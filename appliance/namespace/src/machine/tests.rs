@@ -414,3 +414,31 @@ fn need_lease_is_certain() {
     let reply = m::AttrReply::decode(&s.reply(OpId(900)).unwrap().1).unwrap();
     assert_eq!(reply.grant.mode(), Some(LeaseMode::Shared));
 }
+
+/// The answer once left before the removal of the free list's entry was durable: after a kill the next start cut the file
+/// again, under writes acknowledged since.
+#[test]
+fn a_truncation_is_answered_only_when_its_entry_is_gone_for_good() {
+    let mut s = Sim::new();
+    s.open(A);
+    let id = s.once(A, 0, create(b"f"));
+    let attr = m::Created::decode(&s.reply(id).unwrap().1).unwrap().attr;
+    let (ino, object) = (attr.ino(), attr.object());
+    let time = Timestamp::new(1, 0);
+    let wrote =
+        crate::dirty::Wrote { ino, object, index: 0, end: 4096, blocks_delta: 8, time, kill_suidgid: false };
+    let marked = s.machine.namespace().prepare_write(ino, object).unwrap().record.unwrap();
+    s.machine.append(marked.clone(), &mut Vec::new());
+    s.apply(Event::Durable(marked.seq()));
+    s.records.push(marked);
+    s.machine.namespace().wrote(&wrote).unwrap();
+    s.durable = false;
+    let set = wire::SetAttr { size: Some(10), ..wire::SetAttr::default() };
+    let id = s.once(A, 0, m::SetAttr { ino, set, cred: m::Cred { uid: 0, gid: 0 } });
+    let n = s.records.len();
+    let (cut, gone) = (s.records[n - 2].seq(), s.records[n - 1].seq());
+    s.apply(Event::Durable(cut));
+    assert_eq!((s.status(id), s.machine.load()), (None, (1, 1)), "and nothing is written meanwhile");
+    s.apply(Event::Durable(gone));
+    assert_eq!((s.status(id), s.machine.load()), (Some(Status::Ok), (0, 0)));
+}
