@@ -22,6 +22,7 @@ use crate::scan::{self, Found, Scan};
 use crate::signal::{Spawner, Waiters, join_all};
 use crate::zones::{Run, Zones};
 use hugepages::Buf;
+use rustc_hash::FxHashSet;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -47,6 +48,9 @@ struct Opening<'d, D> {
     owner: Owner,
     core: Core,
     repaired: Cell<u64>,
+    /// Chunks whose map is bad in both copies while the log changes it, and the first error.
+    lost: FxHashSet<Key>,
+    why: Option<Error>,
 }
 
 /// A page read from the device.
@@ -85,6 +89,8 @@ impl<D: BlockDevice> Shard<D> {
             owner,
             core,
             repaired: Cell::new(0),
+            lost: FxHashSet::default(),
+            why: None,
         };
         let chosen = read_roots(&device, &layout, owner).await?;
         if repair_root(&device, &layout, owner, &chosen).await? {
@@ -115,7 +121,7 @@ impl<D: BlockDevice> Shard<D> {
         opening.core.applied = root.anchor.next - 1;
         opening.replay(groups).await?;
         opening.finish()?;
-        let Opening { core, .. } = opening;
+        let Opening { core, why, .. } = opening;
         shared.damage.repaired.fetch_add(repaired, Ordering::Relaxed);
         let mut ring = Ring::new(rings[0].blocks, root.anchor);
         found.iter().for_each(|f| ring.push(f.start, f.blocks, &f.header, f.crc));
@@ -165,6 +171,9 @@ impl<D: BlockDevice> Shard<D> {
             zeros: Buf::heap(layout.chunk_size as usize).freeze(),
             counters: Counters::default(),
         }));
+        if let Some(error) = why {
+            shard.fail(&error);
+        }
         shard.0.flusher.join(Rc::downgrade(&shard.0) as std::rc::Weak<dyn Member>);
         shard.0.shared.pool.opened();
         let limit = shard.leaf_limit();
@@ -363,7 +372,15 @@ impl<D: BlockDevice> Opening<'_, D> {
         let read = wanted.iter().map(|(key, disk)| self.load_leaf(*key, *disk));
         let leaves = join_all(read, WIDTH).await;
         for ((key, _), leaf) in wanted.into_iter().zip(leaves) {
-            self.core.index.install(key, leaf?);
+            match leaf {
+                Ok(leaf) => self.core.index.install(key, leaf),
+                // One chunk is lost, all others can be read.
+                Err(error @ Error::Damaged { .. }) => {
+                    self.lost.insert(key);
+                    self.why.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -427,7 +444,8 @@ impl<D: BlockDevice> Opening<'_, D> {
                     {
                         return Err(bad("sets a length beyond the chunk"));
                     }
-                    if let Some(leaf) = core.index.apply(update) {
+                    let lost = !update.delete && self.lost.contains(&update.key);
+                    if !lost && let Some(leaf) = core.index.apply(update) {
                         core.unreferred.extend(leaf);
                     }
                     core.pages.touch(bucket);

@@ -280,3 +280,32 @@ fn an_empty_page_knows_its_record() {
         audit(&store.shards[0]).await;
     });
 }
+
+#[test]
+fn a_lost_map_leaves_the_other_chunks_readable() {
+    // A map bad in both copies that the log changes made its whole shard impossible to open.
+    let ex = LocalExecutor::new();
+    let (disk, place) = run(&ex, async {
+        let disk = formatted(MemOptions::default(), 1).await;
+        let store = open(&ex, &disk).await;
+        let shard = &store.shards[0];
+        shard.write(key(1), 0, data(1, 40_960), &Stamp::at(1)).await.expect("write");
+        shard.write(key(2), 0, data(2, 4096), &Stamp::at(1)).await.expect("write");
+        shard.checkpoint().await.expect("checkpoint");
+        shard.write(key(1), 0, data(3, 4096), &Stamp::at(1)).await.expect("write");
+        shard.flush().await.expect("flush");
+        let (place, _) = shard.leaf_place(key(1)).expect("a map");
+        (disk.kill(1, MemOptions::default()), place)
+    });
+    ex.clear();
+    place.into_iter().for_each(|block| disk.flip(block * 4096 + 100, 1));
+    run(&ex, async {
+        let store = open(&ex, &disk).await;
+        let shard = &store.shards[0];
+        let lost = shard.read(key(1), 0, 10).await;
+        assert!(matches!(lost, Err(Error::Damaged { .. })), "{lost:?}");
+        assert_eq!(shard.read(key(2), 0, 10).await.expect("reads").into_bytes()[0], 2);
+        let write = shard.write(key(2), 0, data(1, 10), &Stamp::at(1)).await;
+        assert!(matches!(write, Err(Error::ReadOnly { .. })), "{write:?}");
+    });
+}
