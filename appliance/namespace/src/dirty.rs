@@ -348,8 +348,11 @@ impl Namespace {
                     pages.entry(n).or_insert([0; PAGE_BYTES])[byte] |= bit;
                 }
             }
-            let end = u64::from(f.index) * CHUNK_SIZE + u64::from(f.len).min(CHUNK_SIZE);
-            row.size = row.size.get().max(end).into();
+            // A chunk without bytes only has blocks behind the end of the file.
+            if f.len > 0 {
+                let end = u64::from(f.index) * CHUNK_SIZE + u64::from(f.len).min(CHUNK_SIZE);
+                row.size = row.size.get().max(end).into();
+            }
             blocks = blocks.saturating_add(f.blocks);
             last = last.max(f.mtime);
         }
