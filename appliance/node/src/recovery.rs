@@ -21,20 +21,38 @@ pub(crate) async fn run(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> R
     rebuild(meta, store).await
 }
 
-/// Carries out truncations whose reply never left.
+/// Carries out truncations whose reply never left. One that can't be, for a damaged block, must not keep the rest from being
+/// served: its file takes no writes.
 async fn cut(meta: &Meta<FileDevice>) -> Result<(), NodeError> {
     let mut after = 0;
     loop {
         let entries = meta.ns(|ns, _| Ok(ns.pending_cuts(after, BATCH)?)).await.map_err(namespace_failed)?;
         for &entry in &entries {
-            meta.work_entry(entry).await.map_err(NodeError::Store)?;
-            meta.finish_entry(entry).await.map_err(namespace_failed)?;
             after = entry;
+            if let Err(e) = meta.work_entry(entry).await {
+                leave_uncut(meta, entry, &e).await?;
+                continue;
+            }
+            meta.finish_entry(entry).await.map_err(namespace_failed)?;
         }
         if entries.len() < BATCH {
             return Ok(());
         }
     }
+}
+
+async fn leave_uncut(meta: &Meta<FileDevice>, entry: u64, e: &str) -> Result<(), NodeError> {
+    let part = meta.ns(|ns, _| Ok(ns.free_chunks(entry, 0, 1)?)).await.map_err(namespace_failed)?;
+    if let Some(part) = part {
+        tracing::error!(
+            ino = part.ino.0,
+            object = part.object.0,
+            error = e,
+            "a truncation can't be carried out: the file takes no writes; truncate it to zero or restore it"
+        );
+        meta.machine_mut(|m| m.left_uncut(part.object, entry));
+    }
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]

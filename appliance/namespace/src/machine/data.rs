@@ -97,6 +97,11 @@ impl Machine {
             self.leases.leave(self.now.mono, ticket, &mut self.changes.ready);
             return;
         }
+        // Within the gate no truncation is under way: this one failed.
+        let writes = |(p, a): (&Part, &Attr)| p.access == Access::Modify && self.is_uncut(a.object());
+        if op.parts.iter().zip(&attrs).any(writes) {
+            return self.answer(ticket, depends_on, Status::Errno(Errno::EIO));
+        }
         let mut grants = SmallVec::new();
         for part in &op.parts {
             let want = if part.cache { Want::Forced } else { Want::Shared };

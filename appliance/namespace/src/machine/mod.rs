@@ -254,6 +254,9 @@ pub struct Machine {
     held: BTreeMap<Seq, Vec<Action>>,
     /// Carried out truncations whose entries of the free list can't be taken off it before rows are fetched.
     unlisted: Vec<(Ticket, u64)>,
+    /// Truncations that are not carried out: bodies of data with their entries. One that failed stays here, and nothing is
+    /// written to its body: the next start carries it out and would cut what was written.
+    uncut: BTreeSet<(ObjectId, u64)>,
     /// Truncations that leave when this record is durable.
     cut: BTreeMap<Seq, Vec<Ticket>>,
     appended: Seq,
@@ -298,6 +301,7 @@ impl Machine {
             ticked: now.mono,
             held: BTreeMap::new(),
             unlisted: Vec::new(),
+            uncut: BTreeSet::new(),
             cut: BTreeMap::new(),
             appended: durable,
             durable,
@@ -362,6 +366,15 @@ impl Machine {
     pub fn locks(&self) -> &LockTable {
         &self.locks
     }
+    /// A truncation that a start could not carry out: its body of data takes no writes.
+    pub fn left_uncut(&mut self, object: ObjectId, entry: u64) {
+        self.uncut.insert((object, entry));
+    }
+
+    fn is_uncut(&self, object: ObjectId) -> bool {
+        self.uncut.range((object, 0)..=(object, u64::MAX)).next().is_some()
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> MachineStats {
@@ -576,6 +589,9 @@ impl Machine {
                 }
             }
         }
+        if !failed && !self.failed {
+            self.uncut.retain(|(_, e)| *e != entry);
+        }
         let Some(p) = self.pending.get_mut(&ticket) else { return };
         let Stage::Cutting(left) = p.stage else { return };
         if let Some((depends, action)) = p.reply.take() {
@@ -613,6 +629,7 @@ impl Machine {
             match *effect {
                 Effect::Truncate { entry, ino, object, from, to } => {
                     cuts += 1;
+                    self.uncut.insert((object, entry));
                     self.out.push(Action::Truncate { ticket, entry, ino, object, from, to, record });
                 }
                 Effect::Free { .. } => self.out.push(Action::FreeWork),
