@@ -11,7 +11,8 @@ use crate::meta::{Inside, Meta, lazy_status, split, wall};
 use crate::store::StoreError;
 use chunkstore::{BlockDevice, Class, Stamp, WriteOutcome};
 use hugepages::{Buf, Bytes};
-use namespace::dirty::Wrote;
+use namespace::Replayed;
+use namespace::dirty::{LazyError, Wrote};
 use namespace::leases::Access;
 use namespace::machine::{Admitted, DataOp, OpId, Part};
 use reactor::sync::Notify;
@@ -63,7 +64,7 @@ struct Last {
     sequence: u64,
     /// Its effect is complete and counted.
     done: bool,
-    /// Where an append began.
+    /// Where an append began; how much was copied.
     offset: u64,
 }
 
@@ -196,10 +197,19 @@ impl<D: BlockDevice> Data<D> {
                 _ => break,
             }
         }
+        let request = header.id();
+        let stray = self.meta().machine_mut(|m| {
+            let stray = m.namespace().replayed(request) == Replayed::Bad;
+            if !stray {
+                m.namespace().slot_used(request);
+            }
+            stray
+        });
+        if stray {
+            return Err(Status::BadSequence);
+        }
         let last = Last { sequence: header.sequence, done: false, offset: u64::MAX };
         self.0.last.borrow_mut().insert(at, last);
-        let request = header.id();
-        self.meta().machine_mut(|m| m.namespace().slot_used(request));
         Ok((None, Ending { data: self.clone(), at }))
     }
 
@@ -215,6 +225,10 @@ impl<D: BlockDevice> Data<D> {
             return Err(Status::Malformed);
         }
         let (before, ending) = self.begin(header).await?;
+        if before.is_some() {
+            let (attr, grant) = self.repeated(header, r.ino).await?;
+            return Ok(DataReply::new(&m::Written { attr, grant }));
+        }
         let part = Part {
             ino: r.ino,
             access: Access::Modify,
@@ -228,10 +242,19 @@ impl<D: BlockDevice> Data<D> {
         let end = u64::from(r.key.index) * CHUNK_SIZE + u64::from(r.offset) + len;
         let piece = Piece { ino: r.ino, object: r.key.object, index: r.key.index, end, kill };
         let stamp = stamp(Some(header));
-        let (attr, seq) = self.write_piece(&piece, r.offset, data, stamp, before.is_some()).await?;
+        let (attr, seq) = self.write_piece(&piece, r.offset, data, stamp).await?;
         self.settle(r.ino, seq, r.flags.has(m::WriteFlags::SYNC)).await?;
         ending.done(0);
         Ok(DataReply::new(&m::Written { attr, grant }))
+    }
+
+    /// A request that was completed is asked again because its answer was lost: what the file is now, nothing done. Others
+    /// may have changed the file since.
+    async fn repeated(&self, header: &Header, ino: Ino) -> Result<(Attr, Grant), Status> {
+        let part = Part { ino, access: Access::Read, object: None, alone: false, cache: false };
+        let (admitted, _inside) = self.admit(header, smallvec![part]).await?;
+        self.durable(admitted.depends_on).await?;
+        one(&admitted)
     }
 
     /// Mark, shard, namespace. Gives the attributes and the record that the answer waits for.
@@ -241,15 +264,11 @@ impl<D: BlockDevice> Data<D> {
         offset: u32,
         data: Bytes,
         stamp: Stamp,
-        counted: bool,
     ) -> Result<(Attr, u64), Status> {
         let key = ChunkKey { object: piece.object, index: piece.index };
         let mark = self.mark(piece.ino, piece.object).await?;
         let outcome = self.meta().store.write(key, offset, data, stamp).await;
-        let mut outcome = outcome.map_err(|e| self.bad(piece.ino, key, &e))?;
-        if counted {
-            outcome.blocks_delta = 0;
-        }
+        let outcome = outcome.map_err(|e| self.bad(piece.ino, key, &e))?;
         let (attr, seq) = self.wrote(piece, &outcome).await?;
         Ok((attr, seq.max(mark)))
     }
@@ -279,7 +298,7 @@ impl<D: BlockDevice> Data<D> {
             Ok((updated.attr, updated.depends_on))
         });
         let result = result.await;
-        if result.is_err() && outcome.created {
+        if matches!(result, Err(LazyError::StaleObject)) && outcome.created {
             // The file went away meanwhile: nobody else will ever name this chunk.
             let key = ChunkKey { object: piece.object, index: piece.index };
             if let Err(e) = self.meta().store.delete(key, stamp(None)).await {
@@ -330,13 +349,14 @@ impl<D: BlockDevice> Data<D> {
             return Err(Status::Malformed);
         }
         let (before, ending) = self.begin(header).await?;
+        if let Some(Last { offset, .. }) = before {
+            let (attr, grant) = self.repeated(header, r.ino).await?;
+            return Ok(DataReply::new(&m::Appended { offset, attr, grant }));
+        }
         let part = Part { ino: r.ino, access: Access::Modify, object: None, alone: true, cache: false };
         let (admitted, _inside) = self.admit(header, smallvec![part]).await?;
         let (attr, grant) = one(&admitted)?;
-        let offset = match before {
-            Some(l) => l.offset,
-            None => self.append_offset(header, &attr, data.len() as u64).await?,
-        };
+        let offset = self.append_offset(header, &attr, data.len() as u64).await?;
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= FILE_MAX);
         let end = end.ok_or(Status::Errno(Errno::EFBIG))?;
         let kill = r.flags.has(m::WriteFlags::KILL_SUIDGID);
@@ -346,10 +366,10 @@ impl<D: BlockDevice> Data<D> {
         let mut last = (attr, 0);
         if first < data.len() {
             let piece = Piece { ino: r.ino, object, index: index + 1, end, kill };
-            last = self.write_piece(&piece, 0, data.slice(first..), stamp, before.is_some()).await?;
+            last = self.write_piece(&piece, 0, data.slice(first..), stamp).await?;
         }
         let piece = Piece { ino: r.ino, object, index, end: end.min(offset + first as u64), kill };
-        let (attr, seq) = self.write_piece(&piece, at, data.slice(..first), stamp, before.is_some()).await?;
+        let (attr, seq) = self.write_piece(&piece, at, data.slice(..first), stamp).await?;
         self.settle(r.ino, seq.max(last.1), r.flags.has(m::WriteFlags::SYNC)).await?;
         ending.done(offset);
         Ok(DataReply::new(&m::Appended { offset, attr, grant }))
@@ -394,6 +414,11 @@ impl<D: BlockDevice> Data<D> {
         if r.len == 0 {
             return Err(Status::Errno(Errno::EINVAL));
         }
+        let (before, ending) = self.begin(header).await?;
+        if before.is_some() {
+            let (attr, grant) = self.repeated(header, r.ino).await?;
+            return Ok(DataReply::new(&m::AttrReply { attr, grant }));
+        }
         let part = Part { ino: r.ino, access: Access::Modify, object: None, alone: true, cache: false };
         let (admitted, _inside) = self.admit(header, smallvec![part]).await?;
         let (mut attr, grant) = one(&admitted)?;
@@ -423,6 +448,7 @@ impl<D: BlockDevice> Data<D> {
             (attr, seq) = (new, seq.max(dep));
         }
         self.durable(seq).await?;
+        ending.done(0);
         Ok(DataReply::new(&m::AttrReply { attr, grant }))
     }
 
@@ -490,6 +516,11 @@ impl<D: BlockDevice> Data<D> {
 
     /// copy_file_range(2), within the server.
     pub(crate) async fn copy(&self, header: &Header, r: &m::CopyRange) -> Result<DataReply, Status> {
+        let (before, ending) = self.begin(header).await?;
+        if let Some(Last { offset: len, .. }) = before {
+            let (attr, grant) = self.repeated(header, r.dst).await?;
+            return Ok(DataReply::new(&m::Copied { len, attr, grant }));
+        }
         let part = |ino, access, alone| Part { ino, access, object: None, alone, cache: false };
         let parts = if r.src == r.dst {
             smallvec![part(r.dst, Access::Modify, true)]
@@ -516,10 +547,11 @@ impl<D: BlockDevice> Data<D> {
             let pieces = self.read_range(r.src, from, src_at, n as u32).await?;
             let object = attr.object();
             let piece = Piece { ino: r.dst, object, index, end: r.dst_offset + done + n, kill: false };
-            let (new, dep) = self.write_piece(&piece, at, joined(pieces), stamp(None), false).await?;
+            let (new, dep) = self.write_piece(&piece, at, joined(pieces), stamp(None)).await?;
             (attr, seq, done) = (new, seq.max(dep), done + n);
         }
         self.durable(seq).await?;
+        ending.done(len);
         Ok(DataReply::new(&m::Copied { len, attr, grant }))
     }
 }
