@@ -426,13 +426,17 @@ impl<D: BlockDevice> Data<D> {
         let mut seq = self.mark(r.ino, object).await?;
         let mut at = r.offset;
         while at < end {
+            if punch {
+                let next = self.next_chunk(r.ino, split(at).0).await?;
+                let Some(next) = next.filter(|n| u64::from(*n) * CHUNK_SIZE < end) else { break };
+                at = at.max(u64::from(next) * CHUNK_SIZE);
+            }
             let (index, offset) = split(at);
             let len = (CHUNK_SIZE - u64::from(offset)).min(end - at);
             let key = ChunkKey { object, index };
             at += len;
-            if punch && !self.has_chunk(r.ino, index).await? {
-                continue;
-            }
+            // Others have their turn: a call may mean millions of chunks.
+            reactor::yield_now().await;
             let grown = if r.mode & KEEP_SIZE == 0 { at } else { 0 };
             let min_length = if grown > 0 { offset + len as u32 } else { 0 };
             let stamp = Stamp { min_length, ..stamp(None) };
@@ -450,6 +454,10 @@ impl<D: BlockDevice> Data<D> {
         self.durable(seq).await?;
         ending.done(0);
         Ok(DataReply::new(&m::AttrReply { attr, grant }))
+    }
+
+    async fn next_chunk(&self, ino: Ino, from: u32) -> Result<Option<u32>, Status> {
+        self.meta().ns(|ns, _| ns.next_chunk(ino, from)).await.map_err(|e| lazy_status(&e))
     }
 
     async fn has_chunk(&self, ino: Ino, index: u32) -> Result<bool, Status> {
@@ -485,7 +493,7 @@ impl<D: BlockDevice> Data<D> {
     async fn next_data(&self, ino: Ino, attr: &Attr, offset: u64) -> Result<u64, Status> {
         let mut from = split(offset).0;
         loop {
-            let next = self.meta().ns(|ns, _| ns.next_chunk(ino, from)).await.map_err(|e| lazy_status(&e))?;
+            let next = self.next_chunk(ino, from).await?;
             let Some(index) = next else { return Err(Status::Errno(Errno::ENXIO)) };
             let key = ChunkKey { object: attr.object(), index };
             let found = self.written(ino, key).await?.into_iter().find(|(_, end)| *end > offset);

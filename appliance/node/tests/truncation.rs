@@ -9,6 +9,7 @@ use wire::message as m;
 use wire::{Errno, Ino, Status};
 
 const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
 const ZERO_RANGE: u32 = 16;
 
 async fn fallocate(c: &Client, ino: Ino, mode: u32, offset: u64, len: u64) -> Result<(), Status> {
@@ -82,6 +83,20 @@ fn keep_size_keeps_the_size_over_a_kill() {
         for ino in inos {
             assert_eq!(c.getattr(ino).await.expect("attributes").size.get(), 100);
         }
+    });
+    node.drop_dead();
+}
+
+/// A punch once went through every chunk up to its end, those that do not exist too, and nothing else ran meanwhile.
+#[test]
+fn a_huge_punch_does_not_stop_the_node() {
+    let rig = Rig::new(256 << 20, 1);
+    let node = rig.start();
+    rig.with_client(1, async |c| {
+        let (ino, object) = c.create(ROOT, "f").await.expect("create");
+        c.write(ino, object, 0, &pattern(1, 100)).await.expect("write");
+        fallocate(&c, ino, PUNCH_HOLE | KEEP_SIZE, 0, 1 << 51).await.expect("punch");
+        assert_eq!(c.read(ino).await, Ok(vec![0; 100]));
     });
     node.drop_dead();
 }
