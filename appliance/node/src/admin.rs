@@ -180,7 +180,13 @@ impl<D: BlockDevice> Admin<D> {
             "shards": shards.collect::<Vec<_>>() }])
     }
 
-    pub(crate) async fn grow(&self) -> Result<Value, Status> {
+    /// ENODEV where `device` is not the path of this node's device.
+    pub(crate) async fn grow(&self, device: &[u8]) -> Result<Value, Status> {
+        if device != self.0.path.as_bytes() {
+            let device = device.escape_ascii();
+            tracing::warn!(%device, own = self.0.path, "no such device here, so it is not grown");
+            return Err(Status::Errno(Errno::ENODEV));
+        }
         match self.0.device.grow().await {
             Ok(capacity) => {
                 self.0.grown.set(capacity);

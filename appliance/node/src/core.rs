@@ -1,6 +1,7 @@
 //! The threads of a node: which core has which shards, and the cores that have nothing but shards.
 //!
-//! Owns the map of shards to cores. Core 0 runs connections, the namespace and its share of the shards.
+//! Owns the map of shards to cores. Core 0 runs all connections, the namespace and its share of the shards; the others run
+//! shards alone, so with many clients core 0 is full first. Spreading connections is for the work on several cores.
 
 use crate::config::{Config, Pages, WaitMode};
 use crate::store::{Letter, letters, serve};

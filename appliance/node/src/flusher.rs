@@ -20,7 +20,7 @@ use wire::message::Role;
 
 /// How often the machine is told the time: leases and sessions expire no more exactly than this.
 const TICK: Duration = Duration::from_millis(100);
-/// Entries of the free list worked off after one flush; the rest waits for the next.
+/// Entries of the free list worked off before other tasks have their turn.
 const FREE_AT_ONCE: usize = 256;
 /// Bytes of a block, for statfs.
 const BLOCK: u64 = chunkstore::BLOCK_BYTES;
@@ -115,8 +115,11 @@ impl Work {
         } else if self.device.needs_flush() {
             self.device.flush().await.map_err(|e| e.to_string())?;
         }
-        self.free().await?;
-        self.trim().await
+        if let Err(e) = self.free().await {
+            tracing::error!(error = e, "freeing chunks failed");
+        }
+        self.meta.shorten_log();
+        Ok(())
     }
 
     /// Works off the free list, as far as its records are flushed.
@@ -125,30 +128,25 @@ impl Work {
             return Ok(());
         }
         let flushed = self.meta.flushed_seq();
-        let entries = self.meta.ns(|ns, _| Ok(ns.free_work(flushed, 0, FREE_AT_ONCE)?)).await;
-        let entries = entries.map_err(|e| e.to_string())?;
-        for &entry in &entries {
-            self.meta.work_entry(entry).await?;
-            self.meta.finish_entry(entry).await.map_err(|e| e.to_string())?;
+        let mut after = 0;
+        loop {
+            let entries = self.meta.ns(|ns, _| Ok(ns.free_work(flushed, after, FREE_AT_ONCE)?)).await;
+            let entries = entries.map_err(|e| e.to_string())?;
+            let Some(last) = entries.last() else { break };
+            after = *last;
+            for entry in entries {
+                match self.meta.work_entry(entry).await {
+                    Ok(()) => self.meta.finish_entry(entry).await.map_err(|e| e.to_string())?,
+                    // It stays in the list; the others are not held up by it.
+                    Err(e) => tracing::error!(entry, error = e, "a deleted file's chunks are not free yet"),
+                }
+            }
+            reactor::yield_now().await;
         }
         let more =
             self.meta.ns(|ns, _| Ok(ns.free_work(u64::MAX, 0, 1)?)).await.map_err(|e| e.to_string())?;
         self.meta.free_work.set(!more.is_empty());
         Ok(())
-    }
-
-    /// Gives log space back that the database's last commit covers.
-    async fn trim(&self) -> Result<(), String> {
-        let log = &self.meta.log;
-        let stats = log.stats();
-        if stats.used_blocks * 4 < stats.ring_blocks && !log.wants_trim() {
-            return Ok(());
-        }
-        self.meta.applying.hurry();
-        match self.meta.place_of(self.meta.applied_seq()) {
-            Some(place) => log.trim(place).await.map_err(|e| e.to_string()),
-            None => Ok(()),
-        }
     }
 
     /// Tells the namespace how much space there is.

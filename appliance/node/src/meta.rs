@@ -292,6 +292,7 @@ impl<D: BlockDevice> Meta<D> {
             }
             Err(e) => meta.fail(&e.to_string()),
         });
+        self.relieve_log();
     }
 
     /// The log can't go on: the node answers reads only from here.
@@ -303,6 +304,30 @@ impl<D: BlockDevice> Meta<D> {
             self.durable_changed.notify_all();
             self.post(Event::LogFailed);
         }
+    }
+
+    /// Has the applier commit at once where the log fills up: a full log holds up every change.
+    fn relieve_log(&self) {
+        if self.log.wants_trim() {
+            self.applying.hurry();
+        }
+    }
+
+    /// Gives log space back that the database's last commit covers. Runs whenever there is such a commit, also while the
+    /// node starts: a log that a crash left full must not stop what mends the rest.
+    pub(crate) fn shorten_log(&self) {
+        let stats = self.log.stats();
+        if stats.used_blocks * 4 < stats.ring_blocks && !self.log.wants_trim() {
+            return;
+        }
+        self.relieve_log();
+        let Some(place) = self.place_of(self.applied_seq()) else { return };
+        let meta = self.clone();
+        drop(reactor::spawn(async move {
+            if let Err(e) = meta.log.trim(place).await {
+                meta.fail(&e.to_string());
+            }
+        }));
     }
 
     /// Why the log can't go on, if so.

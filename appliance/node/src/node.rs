@@ -128,6 +128,7 @@ impl Node {
         let applying = Applying::new(applier);
         let cache = config.memory.namespace_cache.as_usize();
         let cache = CacheConfig { rows: cache / 3 * 2, pages: cache / 6, filters: cache / 6 };
+        let in_database = boot.applied;
         let mut ns = Namespace::open(boot, cache)?;
         let places = replay(&mut ns, &applying, std::mem::take(&mut base.logged))?;
         let sessions: Vec<ClientId> = ns.sessions().map(|(client, _)| client).collect();
@@ -139,11 +140,14 @@ impl Node {
         let machine = Machine::new(ns, limits(config), now, epoch, durable, sessions.iter().copied());
         let meta =
             Meta::new(machine, base.log.clone(), base.store.clone(), applying, started, places, durable);
+        meta.applied(in_database);
+        meta.shorten_log();
         let driver = meta.clone();
         drop(reactor::spawn(async move {
             while let Some(event) = events.recv().await {
                 if let Some(seq) = driver.applying.on_event(event) {
                     driver.applied(seq);
+                    driver.shorten_log();
                 }
             }
         }));
@@ -229,9 +233,9 @@ impl Node {
             // It commits what waits; that needs this reactor, so it must not be waited for here.
             blocking("ns-stop", move || drop(applier)).await?;
         }
-        if let Some(place) = self.meta.place_of(last) {
-            self.base.log.trim(place).await.map_err(NodeError::store)?;
-        }
+        // Waits behind a trim that may be under way: nothing may write to the device once it is marked clean.
+        let place = self.meta.place_of(last).unwrap_or(0);
+        self.base.log.trim(place).await.map_err(NodeError::store)?;
         self.meta.clear_pusher();
         let Self { base, meta, server, .. } = self;
         drop((meta, server));

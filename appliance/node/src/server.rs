@@ -78,7 +78,7 @@ impl<D: BlockDevice> Dispatch<D> {
             Request::Status(_) => return json(&self.status().await),
             Request::Devices(_) => return json(&self.0.admin.devices().await),
             Request::Scrub(r) if is_admin => return outcome(self.0.admin.scrub(r)),
-            Request::Grow(_) if is_admin => return outcome(self.0.admin.grow().await),
+            Request::Grow(r) if is_admin => return outcome(self.0.admin.grow(r.device).await),
             Request::Scrub(_) | Request::Grow(_) => return Outgoing::error(Status::Denied),
             Request::Preallocate(_) => return Outgoing::error(Status::Unsupported),
             _ => return self.names(peer, request, payload).await,

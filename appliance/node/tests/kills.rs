@@ -4,14 +4,15 @@
 
 mod common;
 
-use common::{Client, ROOT, Rig, pattern};
+use common::{Client, Daemon, ROOT, Rig, pattern};
 use std::cell::Cell;
-use std::process::Child;
 use std::rc::Rc;
 use std::time::Duration;
 use wire::{Ino, Status};
 
 const KILLS: usize = 10;
+/// Far longer than a start takes anywhere; a daemon that hangs must not hang the test.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one worker had acknowledged.
 struct Recorded {
@@ -23,7 +24,7 @@ struct Recorded {
     appended: Vec<u8>,
 }
 
-async fn worker(c: Client, id: u64, stop: Rc<Cell<bool>>) -> Recorded {
+async fn worker(c: Client, id: u64, stop: Rc<Cell<bool>>, done: Rc<Cell<usize>>) -> Recorded {
     let dir = c.mkdir(ROOT, &format!("worker-{id}")).await.expect("mkdir");
     let (log, _) = c.create(dir, "log").await.expect("create");
     let mut r = Recorded { dir, names: vec![("log".into(), log)], log, appended: Vec::new() };
@@ -35,7 +36,7 @@ async fn worker(c: Client, id: u64, stop: Rc<Cell<bool>>) -> Recorded {
         // EXCL: a create that ran twice would say EEXIST.
         let (ino, object) = c.create(dir, &name).await.expect("create");
         c.write(ino, object, 0, &pattern(ino.0, 5000)).await.expect("write");
-        let data = pattern(n, 3000 + (n as usize * 37) % 9000);
+        let data = pattern(n, 1000 + (n as usize * 37_003) % 120_000);
         assert_eq!(c.append(log, &data).await.expect("append"), r.appended.len() as u64, "appended once");
         r.appended.extend_from_slice(&data);
         match n % 3 {
@@ -48,6 +49,7 @@ async fn worker(c: Client, id: u64, stop: Rc<Cell<bool>>) -> Recorded {
             1 => c.unlink(dir, &name).await.expect("unlink"),
             _ => r.names.push((name, ino)),
         }
+        done.set(done.get() + 4);
     }
     r
 }
@@ -66,38 +68,48 @@ async fn verify(c: &Client, r: &mut Recorded) -> Result<(), Status> {
     Ok(())
 }
 
-fn kill(mut child: Child) {
-    child.kill().expect("it runs");
-    child.wait().expect("it is reaped");
+/// Waits until so many more operations were acknowledged: by the daemon that runs now.
+async fn acknowledged(done: &Cell<usize>, more: usize) {
+    let want = done.get() + more;
+    let served = async {
+        while done.get() < want {
+            reactor::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    reactor::timeout(PATIENCE, served).await.expect("the daemon serves again");
 }
 
 #[test]
 fn ten_kills_lose_nothing() {
     let rig = Rig::new(1 << 30, 1);
-    let child = rig.spawn();
-    let child = rig.with_client(1, async |first| {
-        let mut child = child;
+    let mut daemon = Daemon(rig.spawn());
+    rig.with_client(1, async |first| {
         let second = Client::connect(rig.address(), rig.key(), 2).await;
-        let stop = Rc::new(Cell::new(false));
+        let (stop, done) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
         let workers: Vec<_> = [(first.clone(), 1), (first.clone(), 2), (second.clone(), 3)]
             .into_iter()
-            .map(|(c, id)| reactor::spawn(worker(c, id, Rc::clone(&stop))))
+            .map(|(c, id)| reactor::spawn(worker(c, id, Rc::clone(&stop), Rc::clone(&done))))
             .collect();
         for i in 0..KILLS {
-            reactor::sleep(Duration::from_millis(300 + 53 * i as u64)).await;
-            kill(child);
-            child = rig.spawn();
+            acknowledged(&done, 20).await;
+            // Somewhere in the middle of what runs, between two flushes or behind some.
+            reactor::sleep(Duration::from_millis(37 + 149 * i as u64)).await;
+            daemon.kill();
+            daemon = Daemon(rig.spawn());
         }
-        reactor::sleep(Duration::from_millis(500)).await;
+        acknowledged(&done, 20).await;
         stop.set(true);
-        let mut operations = 0;
+        let mut appended = 0;
         for w in workers {
             let mut r = w.await.expect("the worker ends");
-            operations += r.names.len();
+            appended += r.appended.len();
             verify(&second, &mut r).await.expect("no request fails");
         }
-        assert!(operations > KILLS, "the load ran between the kills");
-        child
+        assert!(appended > 4 << 20, "appends went over the ends of chunks: {appended} bytes");
+        daemon.kill();
+        daemon = Daemon(rig.spawn());
+        let names = second.names(ROOT).await;
+        assert_eq!(names.len(), 3, "{names:?}");
     });
-    kill(child);
+    daemon.kill();
 }

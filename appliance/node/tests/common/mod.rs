@@ -5,9 +5,11 @@
 use node::config::Config;
 use node::{Control, Ended, NodeError};
 use reactor::mail;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -122,6 +124,25 @@ impl Running {
     }
 }
 
+/// A daemon that does not outlive its test.
+pub(crate) struct Daemon(pub(crate) Child);
+
+impl Daemon {
+    /// SIGKILL, and gone when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("it runs");
+        self.0.wait().expect("it is reaped");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It is dead already where the test came to its end.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A client without any cache. Its session survives restarts of the node.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -151,8 +172,18 @@ impl Client {
             };
             Box::pin(open) as std::pin::Pin<Box<dyn Future<Output = _>>>
         });
-        let ignore = Box::new(|_| Box::pin(async {}) as std::pin::Pin<Box<dyn Future<Output = ()>>>);
-        let session = Session::connect(options, hook, ignore).await.expect("a session");
+        let known: Rc<OnceCell<Session>> = Rc::default();
+        let session = Rc::clone(&known);
+        let answer = Box::new(move |told: transport::Notification| {
+            let session = session.get().cloned();
+            Box::pin(async move {
+                if let (Ok(Request::Recall(recall)), Some(session)) = (told.request(), session) {
+                    give_back(&session, &recall).await;
+                }
+            }) as std::pin::Pin<Box<dyn Future<Output = ()>>>
+        });
+        let session = Session::connect(options, hook, answer).await.expect("a session");
+        drop(known.set(session.clone()));
         Self { session }
     }
 
@@ -295,6 +326,14 @@ impl Client {
             }
         }
     }
+}
+
+/// Answers a recall: nothing is cached here.
+async fn give_back(session: &Session, recall: &m::Recall) {
+    let list = [m::Returned { ino: recall.ino, serial: recall.serial, keep: recall.keep }];
+    let returned = m::LeaseReturn { leases: list.as_slice().into() };
+    // A connection that is lost meanwhile has given everything back.
+    drop(session.call(&returned.into(), transport::Parts::new(), CallOptions::default()).await);
 }
 
 pub(crate) const ROOT: Ino = ROOT_INO;
