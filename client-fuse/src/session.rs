@@ -13,7 +13,7 @@ use crate::inflight::InFlight;
 use crate::init::Agreed;
 use crate::nodes::Nodes;
 use crate::notify::Notifier;
-use crate::ops::locks::LockTable;
+use crate::ops::locks::{LockTable, Releasing};
 use client::{Ctx, FileService};
 use reactor::sync::Notify;
 use rustc_hash::FxHashSet;
@@ -55,6 +55,7 @@ pub(crate) struct Session<S> {
     pub(crate) agreed: Agreed,
     pub(crate) notifier: Rc<Notifier>,
     pub(crate) locks: LockTable,
+    pub(crate) releasing: Releasing,
     /// Handles around the page cache.
     pub(crate) direct: RefCell<FxHashSet<u64>>,
     inflight: Rc<InFlight>,
@@ -86,6 +87,7 @@ impl<S: FileService> Session<S> {
             agreed,
             notifier,
             locks: LockTable::default(),
+            releasing: Releasing::default(),
             direct: RefCell::default(),
             inflight: Rc::default(),
             payload: Cell::new(0),

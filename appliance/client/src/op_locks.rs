@@ -11,6 +11,9 @@ use crate::service::{Conflict, Ctx, Handle, Ino, LockOwner, LockRequest, Result}
 use wire::message;
 use wire::types::{Errno, LockKind, LockSpace, LockType, Status};
 
+/// How long a conflicting flock is asked for again before it counts: long against a close's way to the server, short for a person.
+const LATE_CLOSE: std::time::Duration = std::time::Duration::from_millis(15);
+
 /// One of the slots that waits for locks may occupy: half of all, so that the unlock which ends the wait finds one.
 struct WaitSlot<'a>(&'a Core);
 
@@ -73,10 +76,27 @@ impl Core {
                 None => self.poll_for_lock(ctx, message::SetLock { wait: false, ..request }).await?,
             }
         } else {
-            self.ask(ctx, Outgoing::new(request)).await?;
+            self.try_lock(ctx, request).await?;
         }
         self.locks.borrow_mut().apply(ino, space, owner, kind, range, pid);
         Ok(())
+    }
+
+    /// A flock that another client's close(2) has freed may not be free at the server yet: close(2) does not wait for it. So a
+    /// conflict counts only if it lasts.
+    async fn try_lock(&self, ctx: &Ctx, request: message::SetLock) -> Result<()> {
+        let mut backoff = crate::core::Backoff::new();
+        let end = self.rpc.now() + LATE_CLOSE;
+        loop {
+            match self.ask(ctx, Outgoing::new(request)).await {
+                Err(Errno::EAGAIN) if request.space == LockSpace::Flock && self.rpc.now() < end => {}
+                other => return other.map(|_| ()),
+            }
+            let pause = self.rpc.sleep(backoff.next());
+            if let Either::Right(_) = race(pause, ctx.cancel.reached(Interrupt::Signal)).await {
+                return Err(Errno::EINTR);
+            }
+        }
     }
 
     /// Asks again and again, where too many waits occupy slots already.

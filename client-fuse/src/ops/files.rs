@@ -30,13 +30,22 @@ impl<S: FileService> Session<S> {
     pub(super) async fn release(&self, rq: &Rq, arg: &ReleaseIn) -> Result {
         let handle = Handle(arg.fh);
         self.direct.borrow_mut().remove(&arg.fh);
-        for owner in self.locks.released(rq.ino, arg.fh) {
+        let owners = self.locks.released(rq.ino, arg.fh);
+        let flock = arg.release_flags & RELEASE_FLOCK_UNLOCK != 0;
+        let unlocks = flock || !owners.is_empty();
+        if unlocks {
+            self.releasing.begin(rq.ino);
+        }
+        for owner in owners {
             // What fails here is freed with the session.
             let _ = self.service.flush(&rq.ctx, rq.ino, handle, LockOwner(owner)).await;
         }
-        let flock = arg.release_flags & RELEASE_FLOCK_UNLOCK != 0;
         let owner = flock.then_some(LockOwner(arg.lock_owner));
-        self.service.close(&rq.ctx, rq.ino, handle, owner).await?;
+        let closed = self.service.close(&rq.ctx, rq.ino, handle, owner).await;
+        if unlocks {
+            self.releasing.end(rq.ino);
+        }
+        closed?;
         Ok(Reply::Empty.into())
     }
 

@@ -4,6 +4,9 @@
 //! description (F_OFD_SETLK) have another owner, which no FLUSH ever names; they end with the file's RELEASE. A process's owner, on the other hand, has always
 //! flushed before the RELEASE of a handle that it used. So whoever locked through a handle and has not flushed by the time of its RELEASE was an
 //! open file description, and its locks end there.
+//!
+//! close(2) does not wait for its RELEASE, but the kernel has queued it by then. So a lock that is asked for after the close comes here after the
+//! RELEASE, and waits until that is done: within a mount a closed file's locks are gone when close(2) returns.
 
 use super::Result;
 use crate::abi::flags::LK_FLOCK;
@@ -14,8 +17,10 @@ use crate::reply::Reply;
 use crate::session::{Rq, Session};
 use client::FileService;
 use client::service::{Handle, Ino, LockType};
+use reactor::sync::Event;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 /// Owners of fcntl locks by inode: (handle, owner). Bounded by the locks that processes take.
 #[derive(Debug, Default)]
@@ -52,8 +57,37 @@ impl LockTable {
     }
 }
 
+/// Releases under way that give back locks, by inode.
+#[derive(Default)]
+pub(crate) struct Releasing(RefCell<FxHashMap<Ino, (u32, Rc<Event>)>>);
+
+impl Releasing {
+    pub(crate) fn begin(&self, ino: Ino) {
+        self.0.borrow_mut().entry(ino).or_default().0 += 1;
+    }
+
+    pub(crate) fn end(&self, ino: Ino) {
+        let mut table = self.0.borrow_mut();
+        let Some((left, over)) = table.get_mut(&ino) else { return };
+        *left -= 1;
+        if *left == 0 {
+            over.set();
+            table.remove(&ino);
+        }
+    }
+
+    /// Waits for those that have begun.
+    async fn done(&self, ino: Ino) {
+        let over = self.0.borrow().get(&ino).map(|(_, over)| Rc::clone(over));
+        if let Some(over) = over {
+            over.wait().await;
+        }
+    }
+}
+
 impl<S: FileService> Session<S> {
     pub(super) async fn getlk(&self, rq: &Rq, arg: &LkIn) -> Result {
+        self.releasing.done(rq.ino).await;
         let lock = convert::lock_request(&arg.lk, arg.owner, arg.lk_flags & LK_FLOCK != 0)?;
         let conflict = self.service.getlk(&rq.ctx, rq.ino, Handle(arg.fh), lock).await?;
         Ok(Reply::Lock(LkOut { lk: convert::lock_out(conflict) }).into())
@@ -62,6 +96,7 @@ impl<S: FileService> Session<S> {
     pub(super) async fn setlk(&self, rq: &Rq, arg: &LkIn, wait: bool) -> Result {
         let flock = arg.lk_flags & LK_FLOCK != 0;
         let lock = convert::lock_request(&arg.lk, arg.owner, flock)?;
+        self.releasing.done(rq.ino).await;
         if !flock && lock.kind != LockType::Unlock {
             self.locks.locked(rq.ino, arg.fh, arg.owner);
         }

@@ -109,3 +109,20 @@ fn a_close_of_a_descriptor_gives_back_only_what_is_held() {
     assert_eq!(fake.model.borrow().count(Opcode::ReleaseOwner), 1);
     assert_eq!(client.stats().lock_owners, 0);
 }
+
+/// A file that another mount had just closed was still flocked for a moment, since close(2) does not wait for the server.
+/// A conflict that does not last is none; one that lasts is told, and record locks are exact at once.
+#[test]
+fn a_flock_that_a_close_is_about_to_free_is_asked_for_again() {
+    let (fake, client, h) = opened(b"", false);
+    let busy = || std::iter::repeat_n(wire::types::Status::Errno(Errno::EAGAIN), 3);
+    let flock = LockRequest { space: LockSpace::Flock, ..lock(WRITE) };
+    fake.model.borrow_mut().refuse.insert(Opcode::SetLock, busy().collect());
+    assert_eq!(fake.run(client.setlk(&Ctx::default(), Ino(5), h, flock, false)), Ok(()));
+    fake.model.borrow_mut().refuse.insert(Opcode::SetLock, busy().cycle().take(100).collect());
+    assert_eq!(fake.run(client.setlk(&Ctx::default(), Ino(5), h, flock, false)), Err(Errno::EAGAIN));
+    fake.model.borrow_mut().refuse.insert(Opcode::SetLock, busy().collect());
+    let ctx = Ctx::default();
+    let record = client.setlk(&ctx, Ino(5), h, lock(WRITE), false);
+    assert_eq!(fake.run(record), Err(Errno::EAGAIN));
+}
