@@ -267,6 +267,8 @@ impl<D: BlockDevice> Data<D> {
     ) -> Result<(Attr, u64), Status> {
         let key = ChunkKey { object: piece.object, index: piece.index };
         let mark = self.mark(piece.ino, piece.object).await?;
+        // A start finds what a shard has of a file only where the file is marked.
+        self.durable(mark).await?;
         let outcome = self.meta().store.write(key, offset, data, stamp).await;
         let outcome = outcome.map_err(|e| self.bad(piece.ino, key, &e))?;
         let (attr, seq) = self.wrote(piece, &outcome).await?;
