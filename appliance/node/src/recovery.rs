@@ -27,6 +27,10 @@ async fn cut(meta: &Meta<FileDevice>) -> Result<(), NodeError> {
     let mut after = 0;
     loop {
         let entries = meta.ns(|ns, _| Ok(ns.pending_cuts(after, BATCH)?)).await.map_err(namespace_failed)?;
+        if after == 0 && !entries.is_empty() {
+            // Their records were read back, which is not to say that a power cut can't take them; freed blocks are reused.
+            meta.log.flush().await.map_err(NodeError::store)?;
+        }
         for &entry in &entries {
             after = entry;
             if let Err(e) = meta.work_entry(entry).await {
