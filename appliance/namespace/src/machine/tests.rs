@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
+use crate::leases::RecallOrder;
 use crate::{Boot, CacheConfig, FetchedRange};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
+use wire::Timestamp;
 use wire::message as m;
 use wire::{Body, Errno, Flags, LeaseMode, ROOT_INO, Request};
 
