@@ -1,7 +1,6 @@
 //! A file system in memory behind [`FileService`]: the reference model of front ends' tests.
 //!
-//! Small and plain rather than fast. Gives no lifetimes, no locks (ENOLCK), checks no permissions, keeps nothing.
-//! Must not be used outside tests and benchmarks of a front end.
+//! Small and plain: no lifetimes, no locks (ENOLCK), no permission checks. Must not be used outside a front end's tests.
 
 use crate::hold::Hold;
 use crate::service::*;
