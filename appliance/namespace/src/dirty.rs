@@ -132,8 +132,8 @@ impl Namespace {
         self.view.lazy.get(&ino).is_some_and(|l| l.mark != 0)
     }
 
-    /// Before or beside a write of data: is the object still the file's, and is the inode marked? The record, if any, can go
-    /// to the device while the shard writes.
+    /// Before a write of data: is the object still the file's, and is the inode marked? The shard writes only once the record,
+    /// if any, is on the device: a chunk of an unmarked inode would not be found after a crash.
     pub fn prepare_write(&mut self, ino: Ino, object: ObjectId) -> Result<Updated, LazyError> {
         if !self.damage().is_empty() {
             return Err(LazyError::Errno(Errno::EROFS));
