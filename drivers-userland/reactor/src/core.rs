@@ -2,6 +2,7 @@
 //!
 //! Nothing acts inside a completion: reaping notes results and wakes tasks, and the tasks run afterwards.
 
+use crate::counters::{Counters, bump};
 use crate::exec::{self, Header, Remote, Tasks};
 use crate::op::{Key, Slab};
 use crate::pool::BufferRing;
@@ -48,27 +49,10 @@ pub(crate) fn with_current(act: impl FnOnce(&Core)) {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct Counters {
-    iterations: Cell<u64>,
-    polls: Cell<u64>,
-    submissions: Cell<u64>,
-    completions: Cell<u64>,
-    enters: Cell<u64>,
-    sleeps: Cell<u64>,
-    spins: Cell<u64>,
-    spins_won: Cell<u64>,
-    overflows: Cell<u64>,
-    full_queue: Cell<u64>,
-    full_slab: Cell<u64>,
-}
-
-fn bump(counter: &Cell<u64>, by: u64) {
-    counter.set(counter.get() + by);
-}
-
 pub(crate) struct Core {
     id: u64,
+    #[cfg(feature = "sim")]
+    pub(crate) sim: Option<Rc<crate::sim::Sim>>,
     ring: RefCell<Ring>,
     pub(crate) ops: RefCell<Slab>,
     pub(crate) tasks: RefCell<Tasks>,
@@ -107,7 +91,7 @@ impl Drop for Entered {
 }
 
 impl Core {
-    pub(crate) fn new(cfg: &Config) -> Result<Rc<Core>, Error> {
+    pub(crate) fn new(cfg: &Config) -> Result<Core, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let setup = |what: &'static str| move |source| Error::Setup { what, source };
         let ring = Ring::new(cfg.entries).map_err(setup("io_uring with SINGLE_ISSUER and DEFER_TASKRUN"))?;
@@ -117,7 +101,9 @@ impl Core {
         let pool = BufferRing::new();
         ring.register_pool(&pool).map_err(setup("ring of receive buffers"))?;
         let limit = ring.completions() as usize;
-        Ok(Rc::new(Core {
+        Ok(Core {
+            #[cfg(feature = "sim")]
+            sim: None,
             id: NEXT.fetch_add(1, Relaxed),
             ring: RefCell::new(ring),
             ops: RefCell::new(Slab::new(limit)),
@@ -140,7 +126,7 @@ impl Core {
             spin_failures: Cell::new(0),
             spin_skips: Cell::new(0),
             counters: Counters::default(),
-        }))
+        })
     }
 
     pub(crate) fn enter_thread(self: &Rc<Core>) -> Result<Entered, Error> {
@@ -359,6 +345,10 @@ impl Core {
 
     /// Runs until the root task has been polled to its end: `root` polls it and tells.
     pub(crate) fn run(&self, mut root: impl FnMut() -> bool) -> Result<(), Error> {
+        #[cfg(feature = "sim")]
+        if let Some(sim) = &self.sim {
+            return self.run_simulated(sim, root);
+        }
         loop {
             bump(&self.counters.iterations, 1);
             self.take_inbox();
@@ -373,7 +363,7 @@ impl Core {
         }
     }
 
-    fn take_inbox(&self) -> bool {
+    pub(crate) fn take_inbox(&self) -> bool {
         let mut any = false;
         while let Ok(header) = self.inbox.try_recv() {
             self.ready.borrow_mut().push_back(header);
@@ -382,11 +372,11 @@ impl Core {
         any
     }
 
-    fn fire_timers(&self) {
+    pub(crate) fn fire_timers(&self) {
         if self.timers.borrow().next().is_none() {
             return;
         }
-        let now = Instant::now();
+        let now = crate::timer::now();
         loop {
             let due = self.timers.borrow_mut().pop_due(now);
             match due {
@@ -404,15 +394,26 @@ impl Core {
             let next = self.ready.borrow_mut().pop_front();
             let Some(header) = next else { break };
             header.start();
-            if header.is_root() {
-                if root() {
-                    return true;
-                }
-            } else {
-                exec::poll_task(self, &header);
+            if self.poll_one(&header, root) {
+                return true;
             }
         }
         false
+    }
+
+    /// True where it was the root and has ended.
+    pub(crate) fn poll_one(&self, header: &Arc<Header>, root: &mut impl FnMut() -> bool) -> bool {
+        #[cfg(feature = "sim")]
+        let turn = self.sim.as_ref().map(|sim| (sim, sim.turn(exec::process_of(self, header))));
+        let over = header.is_root() && root();
+        if !header.is_root() {
+            exec::poll_task(self, header);
+        }
+        #[cfg(feature = "sim")]
+        if let Some((sim, before)) = turn {
+            sim.turned(before);
+        }
+        over
     }
 
     fn flush_backlog(&self) {
@@ -551,22 +552,11 @@ impl Core {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let counters = &self.counters;
         Stats {
-            iterations: counters.iterations.get(),
-            polls: counters.polls.get(),
-            submissions: counters.submissions.get(),
-            completions: counters.completions.get(),
-            enters: counters.enters.get(),
-            sleeps: counters.sleeps.get(),
-            spins: counters.spins.get(),
-            spins_won: counters.spins_won.get(),
-            overflows: counters.overflows.get(),
-            full_queue: counters.full_queue.get(),
-            full_slab: counters.full_slab.get(),
             tasks: self.tasks.borrow().live() as u64,
             in_flight: self.in_kernel.get() as u64,
             fixed_buffers: !self.bases.is_empty(),
+            ..self.counters.stats()
         }
     }
 }

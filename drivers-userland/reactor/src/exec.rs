@@ -122,8 +122,11 @@ impl Wake for Header {
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
+#[derive(Default)]
 struct Slot {
     generation: u32,
+    #[cfg(feature = "sim")]
+    process: u32,
     /// Absent while it is being polled, and in a free slot.
     task: Option<Task>,
     waker: Option<Waker>,
@@ -144,13 +147,17 @@ impl Tasks {
 
     fn insert(&mut self, task: Task, home: &Arc<Remote>) -> Arc<Header> {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, task: None, waker: None });
+            self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
         let header = Header::new(index, slot.generation, home);
         slot.task = Some(task);
         slot.waker = Some(Waker::from(Arc::clone(&header)));
+        #[cfg(feature = "sim")]
+        {
+            slot.process = crate::sim::current().map_or(0, |sim| sim.process());
+        }
         self.live += 1;
         header
     }
@@ -178,8 +185,21 @@ impl Tasks {
 
     /// Empties the slab.
     pub(crate) fn take_all(&mut self) -> Vec<Task> {
+        self.take_where(|_| true)
+    }
+
+    /// Takes the tasks of a simulated process.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_process(&mut self, process: u32) -> Vec<Task> {
+        self.take_where(|slot| slot.process == process)
+    }
+
+    fn take_where(&mut self, which: impl Fn(&Slot) -> bool) -> Vec<Task> {
         let mut tasks = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
+            if !which(slot) {
+                continue;
+            }
             if let Some(task) = slot.task.take() {
                 slot.waker = None;
                 slot.generation = slot.generation.wrapping_add(1);
@@ -190,6 +210,13 @@ impl Tasks {
         }
         tasks
     }
+}
+
+/// The simulated process of a task; 0 for the simulation's own.
+#[cfg(feature = "sim")]
+pub(crate) fn process_of(core: &Core, header: &Header) -> u32 {
+    let tasks = core.tasks.borrow();
+    tasks.slots.get(header.slot as usize).map_or(0, |slot| slot.process)
 }
 
 /// Polls the task that `header` names, once.

@@ -34,7 +34,7 @@
 //! # API
 //! - [`run`], [`spawn`] ([`JoinHandle::abort`], awaiting gives `Result<T, Aborted>`), [`yield_now`], [`stats`], [`probe()`]
 //!   ([`Features::for_daemon`] asks for 6.12).
-//! - [`now`], [`sleep`], [`sleep_until`], [`timeout`].
+//! - [`now`], [`wall_clock`], [`sleep`], [`sleep_until`], [`timeout`].
 //! - [`File`]: `open(path, &OpenOptions).await`, `from_fd`, `read_at`, `write_at`, `write_parts_at`, `read`, `write`, `write_parts`, `readable`,
 //!   `fdatasync`, `fsync`, `fallocate`, `discard`, `capacity`, `set_len`, `is_block_device`, `lock_exclusive`.
 //! - [`TcpListener`]: `bind`, `bind_with(address, share_port)`, `local_addr`, `accept`. [`TcpStream`]: `connect`, `into_split`, `recv_multishot`,
@@ -44,9 +44,12 @@
 //! - [`mail::channel`]: `try_send`, `send().await`, `send_blocking` (not on a reactor), `recv().await`.
 //! - [`signal::block`] first in `main`, then [`signal::wait`] and `next().await`.
 //!
+//! - `sim` (feature of that name): a machine whose clock, order and network follow from a seed.
+//!
 //! Futures are `!Send`. Calls that need a ring panic outside of [`run`].
 
 mod core;
+mod counters;
 mod exec;
 mod fs;
 pub mod mail;
@@ -58,6 +61,8 @@ mod request;
 mod ring;
 mod run;
 pub mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod sync;
 mod sys;
 mod timer;
@@ -70,4 +75,4 @@ pub use probe::{Features, Missing, probe};
 pub use request::Parts;
 pub use run::{Config, Error, Stats, Wait, run, stats};
 pub use rustix::fs::FallocateFlags;
-pub use timer::{Elapsed, Sleep, now, sleep, sleep_until, timeout};
+pub use timer::{Elapsed, Sleep, now, sleep, sleep_until, timeout, wall_clock};

@@ -37,9 +37,26 @@ fn io_address(address: net::SocketAddrAny) -> io::Result<SocketAddr> {
     Ok(SocketAddr::try_from(address)?)
 }
 
+/// What connections come through.
+enum Door {
+    Kernel(Rc<Handle>),
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::net::Listener),
+}
+
+impl Door {
+    fn handle(&self) -> &Rc<Handle> {
+        match self {
+            Door::Kernel(handle) => handle,
+            #[cfg(feature = "sim")]
+            Door::Simulated(_) => panic!("the simulated network has no such call"),
+        }
+    }
+}
+
 /// Listens for connections.
 pub struct TcpListener {
-    handle: Rc<Handle>,
+    door: Door,
     local: SocketAddr,
     armed: RefCell<Option<MultiOp>>,
     /// One task at a time waits on the armed operation.
@@ -72,20 +89,23 @@ impl TcpListener {
             let local = io_address(net::getsockname(&fd)?)?;
             Ok((fd, local))
         };
-        let (fd, local) = bound().map_err(|error: io::Error| {
+        let named = |error: io::Error| {
             let advice = match error.kind() {
                 io::ErrorKind::AddrInUse => "; stop the process that listens there or choose another port",
                 io::ErrorKind::AddrNotAvailable => "; choose an address of this machine",
                 _ => "",
             };
             io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{advice}"))
-        })?;
-        Ok(TcpListener {
-            handle: Handle::new(fd),
-            local,
-            armed: RefCell::new(None),
-            turn: sync::Mutex::new(()),
-        })
+        };
+        let listener =
+            |door, local| TcpListener { door, local, armed: RefCell::new(None), turn: sync::Mutex::new(()) };
+        #[cfg(feature = "sim")]
+        if let Some(sim) = crate::sim::current() {
+            let (door, local) = crate::sim::net::Listener::bind(&sim, address).map_err(named)?;
+            return Ok(listener(Door::Simulated(door), local));
+        }
+        let (fd, local) = bound().map_err(named)?;
+        Ok(listener(Door::Kernel(Handle::new(fd)), local))
     }
 
     /// The address that it listens on, with the port that was picked.
@@ -99,12 +119,18 @@ impl TcpListener {
     /// As accept(2). After EMFILE or ENFILE, wait a little before the next call.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let _turn = self.turn.lock().await;
+        #[cfg(feature = "sim")]
+        if let Door::Simulated(listener) = &self.door {
+            let (end, peer) = listener.accept().await;
+            return Ok((TcpStream::wrap(Socket::Simulated(end), peer), peer));
+        }
+        let handle = self.door.handle();
         loop {
             let core = Core::current();
             let next = poll_fn(|cx| {
                 let mut armed = self.armed.borrow_mut();
                 if armed.is_none() {
-                    match MultiOp::arm(&core, Request::accept_multi(&core, &self.handle)) {
+                    match MultiOp::arm(&core, Request::accept_multi(&core, handle)) {
                         Ok(op) => *armed = Some(op),
                         Err(_) => {
                             core.wait_for_room(cx.waker());
@@ -126,7 +152,7 @@ impl TcpListener {
                     if let Ok(Some(peer)) = net::getpeername(&fd)
                         && let Ok(peer) = io_address(peer)
                     {
-                        return Ok((TcpStream::wrap(Handle::new(fd), peer), peer));
+                        return Ok((TcpStream::wrap(Socket::Kernel(Handle::new(fd)), peer), peer));
                     }
                 }
                 // The operation was stopped because too many connections waited; it is armed again.
@@ -137,8 +163,25 @@ impl TcpListener {
     }
 }
 
+/// What carries the bytes.
+enum Socket {
+    Kernel(Rc<Handle>),
+    #[cfg(feature = "sim")]
+    Simulated(crate::sim::net::End),
+}
+
+impl Socket {
+    fn handle(&self) -> &Rc<Handle> {
+        match self {
+            Socket::Kernel(handle) => handle,
+            #[cfg(feature = "sim")]
+            Socket::Simulated(_) => panic!("the simulated network has no such call"),
+        }
+    }
+}
+
 struct Stream {
-    handle: Rc<Handle>,
+    socket: Socket,
     peer: SocketAddr,
     zc_threshold: Cell<usize>,
     /// Sends run one after the other, in the order of the calls.
@@ -161,10 +204,10 @@ impl std::fmt::Debug for TcpStream {
 }
 
 impl TcpStream {
-    fn wrap(handle: Rc<Handle>, peer: SocketAddr) -> TcpStream {
+    fn wrap(socket: Socket, peer: SocketAddr) -> TcpStream {
         let zc_threshold = Cell::new(ZC_THRESHOLD);
         let sending = sync::Mutex::new(());
-        TcpStream { stream: Rc::new(Stream { handle, peer, zc_threshold, sending, torn: Cell::new(false) }) }
+        TcpStream { stream: Rc::new(Stream { socket, peer, zc_threshold, sending, torn: Cell::new(false) }) }
     }
 
     /// Connects; bound it with [`crate::timeout`].
@@ -174,11 +217,16 @@ impl TcpStream {
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"));
+        #[cfg(feature = "sim")]
+        if let Some(sim) = crate::sim::current() {
+            let end = crate::sim::net::connect(&sim, address).await.map_err(named)?;
+            return Ok(TcpStream::wrap(Socket::Simulated(end), address));
+        }
         let handle = Handle::new(socket(address).map_err(named)?);
         let core = Core::current();
         let request = Request::connect(&core, &handle, address);
         Op::new(core, request).await.count().map_err(named)?;
-        Ok(TcpStream::wrap(handle, address))
+        Ok(TcpStream::wrap(Socket::Kernel(handle), address))
     }
 
     /// Two halves for two tasks; the connection closes when both are dropped.
@@ -196,7 +244,11 @@ impl TcpStream {
     /// # Errors
     /// As getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        io_address(net::getsockname(self.stream.handle.fd())?)
+        match &self.stream.socket {
+            Socket::Kernel(handle) => io_address(net::getsockname(handle.fd())?),
+            #[cfg(feature = "sim")]
+            Socket::Simulated(end) => Ok(end.local),
+        }
     }
 
     /// Sends small segments at once (TCP_NODELAY).
@@ -204,7 +256,11 @@ impl TcpStream {
     /// # Errors
     /// As setsockopt(2).
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
-        Ok(sockopt::set_tcp_nodelay(self.stream.handle.fd(), on)?)
+        match &self.stream.socket {
+            Socket::Kernel(handle) => Ok(sockopt::set_tcp_nodelay(handle.fd(), on)?),
+            #[cfg(feature = "sim")]
+            Socket::Simulated(_) => Ok(()),
+        }
     }
 
     /// Bytes from which a send goes without a copy; see [`ZC_THRESHOLD`].
@@ -217,25 +273,46 @@ impl TcpStream {
     /// # Errors
     /// As shutdown(2).
     pub fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()> {
+        #[cfg(feature = "sim")]
+        if let Socket::Simulated(end) = &self.stream.socket {
+            use std::net::Shutdown::{Read, Write};
+            end.shutdown(how != Write, how != Read);
+            return Ok(());
+        }
+        let handle = self.stream.socket.handle();
         let how = match how {
             std::net::Shutdown::Read => Shutdown::Read,
             std::net::Shutdown::Write => Shutdown::Write,
             std::net::Shutdown::Both => Shutdown::Both,
         };
-        Ok(net::shutdown(self.stream.handle.fd(), how)?)
+        Ok(net::shutdown(handle.fd(), how)?)
     }
 
     /// Receives whatever comes, in buffers of the reactor's ring, by one armed operation. Dropping the stream
     /// loses what it received and nobody read: do that only at the end of the connection.
+    ///
+    /// # Panics
+    /// In a simulation, which has no ring of buffers.
     pub fn recv_multishot(&self) -> RecvStream {
-        RecvStream { handle: Rc::clone(&self.stream.handle), armed: None, over: false }
+        let handle = Rc::clone(self.stream.socket.handle());
+        RecvStream { handle, armed: None, over: false }
     }
 
     /// Receives some bytes into the whole buffer; 0 is the end of the stream.
     pub async fn read(&self, buf: Buf) -> (io::Result<usize>, Buf) {
-        let core = Core::current();
         let all = 0..buf.len();
-        let request = Request::recv(&core, &self.stream.handle, buf, all, false);
+        self.recv(buf, all, false).await
+    }
+
+    /// One receive into `range`; with `all`, the kernel goes on until it is full where it can.
+    async fn recv(&self, buf: Buf, range: Range<usize>, all: bool) -> (io::Result<usize>, Buf) {
+        #[cfg(feature = "sim")]
+        if let Socket::Simulated(end) = &self.stream.socket {
+            return end.recv(buf, range).await;
+        }
+        let handle = self.stream.socket.handle();
+        let core = Core::current();
+        let request = Request::recv(&core, handle, buf, range, all);
         let done = Op::new(core, request).await;
         (done.count(), done.hold.into_buf())
     }
@@ -252,11 +329,8 @@ impl TcpStream {
         }
         let mut at = range.start;
         while at < range.end {
-            let core = Core::current();
-            let request = Request::recv(&core, &self.stream.handle, buf, at..range.end, true);
-            let done = Op::new(core, request).await;
-            let count = done.count();
-            buf = done.hold.into_buf();
+            let count;
+            (count, buf) = self.recv(buf, at..range.end, true).await;
             match count {
                 Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), buf),
                 Ok(count) => at += count,
@@ -284,18 +358,29 @@ impl TcpStream {
         let mut sent = 0;
         let torn = Torn { flag: &self.stream.torn };
         while sent < total {
-            let core = Core::current();
-            let request = Request::send(&core, &self.stream.handle, &parts, sent, zero_copy);
-            let done = Op::new(Rc::clone(&core), request).await;
-            match done.count() {
+            match self.send(&parts, sent, zero_copy).await {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            core.reuse(done.hold);
         }
         torn.mended();
         Ok(())
+    }
+
+    /// One send of `parts` from byte `skip` on.
+    async fn send(&self, parts: &Parts, skip: usize, zero_copy: bool) -> io::Result<usize> {
+        #[cfg(feature = "sim")]
+        if let Socket::Simulated(end) = &self.stream.socket {
+            return end.send(parts, skip).await;
+        }
+        let handle = self.stream.socket.handle();
+        let core = Core::current();
+        let request = Request::send(&core, handle, parts, skip, zero_copy);
+        let done = Op::new(Rc::clone(&core), request).await;
+        let count = done.count();
+        core.reuse(done.hold);
+        count
     }
 }
 

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
@@ -77,6 +78,10 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Every task of a simulation waits for another.
+    #[cfg(feature = "sim")]
+    #[error("every task waits and no timer is left: a wake-up was lost, or there is a deadlock")]
+    Stalled,
     /// The ring stopped working: stop the process, its operations cannot be accounted for.
     #[error("the ring failed: {0}")]
     Enter(#[source] io::Error),
@@ -128,10 +133,14 @@ pub fn stats() -> Stats {
 /// # Errors
 /// Where the ring can't be set up or the thread can't be pinned.
 pub fn run<T>(cfg: Config, future: impl Future<Output = T>) -> Result<T, Error> {
-    let core = Core::new(&cfg)?;
-    let entered = core.enter_thread()?;
+    let core = Rc::new(Core::new(&cfg)?);
     prepare_thread(&cfg)?;
     drop(cfg);
+    run_on(&core, future)
+}
+
+pub(crate) fn run_on<T>(core: &Rc<Core>, future: impl Future<Output = T>) -> Result<T, Error> {
+    let entered = core.enter_thread()?;
     let header = Header::root(&core.remote);
     let waker = Waker::from(Arc::clone(&header));
     let mut result = None;
@@ -159,7 +168,7 @@ pub fn run<T>(cfg: Config, future: impl Future<Output = T>) -> Result<T, Error> 
     };
     if ring_failed {
         // The kernel may still write to buffers of operations that we can't hear of any more.
-        std::mem::forget(core);
+        std::mem::forget(Rc::clone(core));
     }
     match (looped, drained) {
         (Err(panic), _) | (Ok(_), Err(panic)) => resume_unwind(panic),

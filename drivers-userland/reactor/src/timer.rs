@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 #[derive(Debug)]
 struct Entry {
@@ -139,14 +139,27 @@ impl Timers {
 
 /// The present time.
 pub fn now() -> Instant {
+    #[cfg(feature = "sim")]
+    if let Some(sim) = crate::sim::current() {
+        return sim.now();
+    }
     Instant::now()
+}
+
+/// The time of day, for what people and files are told; it may jump.
+pub fn wall_clock() -> SystemTime {
+    #[cfg(feature = "sim")]
+    if let Some(time) = crate::sim::wall_clock() {
+        return time;
+    }
+    SystemTime::now()
 }
 
 /// Ends after `duration`.
 pub fn sleep(duration: Duration) -> Sleep {
     // A duration beyond the clock's range is as good as for ever: 30 years.
     let far = Duration::from_secs(30 * 365 * 86_400);
-    let now = Instant::now();
+    let now = now();
     Sleep::until(now.checked_add(duration).unwrap_or_else(|| now + far))
 }
 
@@ -176,7 +189,7 @@ impl Future for Sleep {
             let fired = core.timers.borrow_mut().poll(*id, cx.waker());
             return if fired { Poll::Ready(()) } else { Poll::Pending };
         }
-        if self.deadline <= Instant::now() {
+        if self.deadline <= now() {
             return Poll::Ready(());
         }
         let core = Core::current();
