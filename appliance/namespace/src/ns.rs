@@ -303,7 +303,7 @@ impl Namespace {
         record
     }
 
-    fn remember(&mut self, ctx: &OpCtx, outcome: &Outcome, depends_on: Seq, logged: bool) {
+    pub(crate) fn remember(&mut self, ctx: &OpCtx, outcome: &Outcome, depends_on: Seq, logged: bool) {
         let RequestId { client, slot, sequence } = ctx.request;
         if slot == Slot::IDEMPOTENT {
             return;

@@ -81,7 +81,7 @@ impl<D: BlockDevice> Dispatch<D> {
             Request::Grow(r) if is_admin => return outcome(self.0.admin.grow(r.device).await),
             Request::Scrub(_) | Request::Grow(_) => return Outgoing::error(Status::Denied),
             Request::Preallocate(_) => return Outgoing::error(Status::Unsupported),
-            _ => return self.names(peer, request, payload).await,
+            _ => return self.names(request, payload).await,
         };
         match reply {
             Ok(reply) => {
@@ -99,7 +99,7 @@ impl<D: BlockDevice> Dispatch<D> {
     }
 
     /// A request of the namespace, which may wait long: a cancelled or lost one is told to the machine.
-    async fn names(&self, peer: &Peer, request: &Incoming, payload: Option<Bytes>) -> Outgoing {
+    async fn names(&self, request: &Incoming, payload: Option<Bytes>) -> Outgoing {
         let meta = &self.0.meta;
         let id = Cell::new(None::<OpId>);
         let payload = payload.map(|p| p.to_vec()).unwrap_or_default();
@@ -114,7 +114,7 @@ impl<D: BlockDevice> Dispatch<D> {
             if !told && cancelled.as_mut().poll(cx).is_ready() {
                 told = true;
                 if let Some(id) = id.get() {
-                    meta.post(if peer.is_closed() { Event::Detach(id) } else { Event::Cancel(id) });
+                    meta.post(Event::Cancel(id));
                 }
                 return running.as_mut().poll(cx);
             }

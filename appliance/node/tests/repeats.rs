@@ -7,6 +7,7 @@ mod common;
 use common::{CRED, Client, ROOT, Rig, pattern};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -138,4 +139,45 @@ fn a_repeated_append_after_a_truncate_is_sound() {
         },
     );
     assert_eq!((offset, data), (50, Vec::new()));
+}
+
+/// A wait that was repeated over a new connection once heard of no cancellation any more: the process could not be killed.
+#[test]
+fn a_lock_wait_can_be_cancelled_after_a_reconnect_and_gets_nothing_later() {
+    let rig = Rig::new(256 << 20, 1);
+    let node = rig.start();
+    let proxy = Proxy::new(rig.address());
+    rig.with_client(2, async |b| {
+        let a = Client::connect(proxy.address, rig.key(), 1).await;
+        let (ino, _) = b.create(ROOT, "f").await.expect("create");
+        let write = wire::LockType::Lock(wire::LockKind::Write);
+        let lock = move |owner, lock, wait| m::SetLock {
+            ino,
+            space: wire::LockSpace::Flock,
+            owner: wire::LockOwner(owner),
+            lock,
+            range: wire::LockRange::ALL,
+            pid: 1,
+            wait,
+        };
+        b.call(lock(1, write, true), &[]).await.expect("nobody has it");
+        let cancel = Rc::new(reactor::sync::Event::new());
+        let (waiting, told) = (a.clone(), Rc::clone(&cancel));
+        let wait = reactor::spawn(async move {
+            let (parts, options) = (transport::Parts::new(), transport::CallOptions::default());
+            let request = lock(2, write, true).into();
+            waiting.session.call_until(&request, parts, options, told).await.map(|r| r.status())
+        });
+        // Requests of a connection are taken in order: an answer says that the wait came in before it.
+        a.getattr(ino).await.expect("attributes");
+        proxy.cut();
+        a.getattr(ino).await.expect("attributes over the next connection");
+        cancel.set();
+        let ended = reactor::timeout(Duration::from_secs(60), wait).await.expect("the wait ends");
+        let ended = ended.expect("it does not panic").expect("it has an answer");
+        assert!(matches!(ended, Status::Cancelled | Status::Errno(wire::Errno::EINTR)), "{ended:?}");
+        b.call(lock(1, wire::LockType::Unlock, false), &[]).await.expect("unlock");
+        b.call(lock(3, write, false), &[]).await.expect("the cancelled wait did not get it");
+    });
+    node.drop_dead();
 }

@@ -13,6 +13,7 @@ use reactor::{Parts, TcpListener, TcpStream};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wire::message::{Cancel, RefusalReason, Welcome};
@@ -52,7 +53,8 @@ pub struct Incoming {
     pub payload: Option<Bytes>,
     /// When the client stops waiting.
     pub deadline: Option<Instant>,
-    /// Set when the client no longer wants the reply.
+    /// Set when the client no longer wants the reply. The end of the connection sets it only where there is no slot: a
+    /// request with one goes on, and the client may still cancel it over the next connection.
     pub cancelled: Rc<Event>,
 }
 
@@ -133,7 +135,7 @@ struct PeerInner {
     identity: Identity,
     address: SocketAddr,
     link: Rc<Link>,
-    running: RefCell<Pending<Rc<Event>>>,
+    running: RefCell<Pending<(Slot, Rc<Event>)>>,
 }
 
 /// A handle to one connection; clones name the same one.
@@ -205,8 +207,16 @@ struct Inner<H> {
     connections: Cell<usize>,
     next_id: Cell<u64>,
     /// Requests with a slot that are running, over all connections.
-    once: RefCell<FxHashMap<RequestId, Rc<Event>>>,
+    once: RefCell<FxHashMap<RequestId, Run>>,
     stopping: Event,
+}
+
+/// A request with a slot that is running.
+#[derive(Clone)]
+struct Run {
+    ended: Rc<Event>,
+    /// As [`Incoming::cancelled`].
+    cancelled: Rc<Event>,
 }
 
 /// Serves one listener on one reactor. Clones name the same server.
@@ -356,8 +366,10 @@ impl<H: Handler> Server<H> {
         };
         link.close(reason);
         self.0.peers.borrow_mut().remove(&id);
-        for cancel in peer.0.running.borrow_mut().clear() {
-            cancel.set();
+        for (slot, cancel) in peer.0.running.borrow_mut().clear() {
+            if slot == Slot::IDEMPOTENT {
+                cancel.set();
+            }
         }
         let reason = link.reason().unwrap_or(CloseReason::Local);
         tracing::debug!(?peer, %reason, "connection ended");
@@ -392,7 +404,7 @@ impl<H: Handler> Server<H> {
             Opcode::Cancel => {
                 let cancel =
                     Cancel::decode(&body).map_err(|_| CloseReason::Protocol("Cancel is malformed"))?;
-                if let Some(event) = peer.0.running.borrow().get(cancel.slot, cancel.sequence) {
+                if let Some((_, event)) = peer.0.running.borrow().get(cancel.slot, cancel.sequence) {
                     event.set();
                 }
                 return Ok(());
@@ -412,7 +424,8 @@ impl<H: Handler> Server<H> {
             return self.answer(peer, &header, Outgoing::error(Status::StaleEpoch));
         }
         let cancelled = Rc::new(Event::new());
-        peer.0.running.borrow_mut().begin(header.slot, header.sequence, Rc::clone(&cancelled))?;
+        let entry = (header.slot, Rc::clone(&cancelled));
+        peer.0.running.borrow_mut().begin(header.slot, header.sequence, entry)?;
         let deadline = deadline(&header);
         let request = Incoming { header, opcode, body, payload, deadline, cancelled };
         let (server, peer) = (self.clone(), peer.clone());
@@ -422,7 +435,7 @@ impl<H: Handler> Server<H> {
 
     async fn run(&self, peer: Peer, request: Incoming) {
         let header = request.header;
-        let turn = self.turn(&header).await;
+        let Ok(turn) = self.turn(&peer, &header, &request.cancelled).await else { return };
         let late = request.deadline.is_some_and(|deadline| reactor::now() >= deadline);
         let reply =
             if late { Outgoing::error(Status::Expired) } else { self.0.handler.handle(&peer, request).await };
@@ -432,19 +445,38 @@ impl<H: Handler> Server<H> {
         let _ = self.answer(&peer, &header, reply);
     }
 
-    /// Waits while the same request, come over an earlier connection, still runs.
-    async fn turn(&self, header: &Header) -> Option<Turn<H>> {
+    /// Waits while the same request, come over an earlier connection, still runs; cancelling this one cancels that.
+    ///
+    /// # Errors
+    /// Its own connection ended meanwhile: it must not run, for the client has asked again, and may have got its answer.
+    async fn turn(
+        &self,
+        peer: &Peer,
+        header: &Header,
+        cancelled: &Rc<Event>,
+    ) -> Result<Option<Turn<H>>, CloseReason> {
         if header.slot == Slot::IDEMPOTENT {
-            return None;
+            return Ok(None);
         }
         let id = header.id();
         loop {
             let earlier = self.0.once.borrow().get(&id).cloned();
             let Some(earlier) = earlier else { break };
-            earlier.wait().await;
+            let (mut ended, mut cancel) = (pin!(earlier.ended.wait()), pin!(cancelled.wait()));
+            std::future::poll_fn(|cx| {
+                if !earlier.cancelled.is_set() && cancel.as_mut().poll(cx).is_ready() {
+                    earlier.cancelled.set();
+                }
+                ended.as_mut().poll(cx)
+            })
+            .await;
+            if let Some(reason) = peer.0.link.reason() {
+                return Err(reason);
+            }
         }
-        self.0.once.borrow_mut().insert(id, Rc::new(Event::new()));
-        Some(Turn { server: self.clone(), id })
+        let run = Run { ended: Rc::new(Event::new()), cancelled: Rc::clone(cancelled) };
+        self.0.once.borrow_mut().insert(id, run);
+        Ok(Some(Turn { server: self.clone(), id }))
     }
 
     fn answer(&self, peer: &Peer, request: &Header, reply: Outgoing) -> Result<(), CloseReason> {
@@ -471,8 +503,8 @@ struct Turn<H> {
 
 impl<H> Drop for Turn<H> {
     fn drop(&mut self) {
-        if let Some(event) = self.server.0.once.borrow_mut().remove(&self.id) {
-            event.set();
+        if let Some(run) = self.server.0.once.borrow_mut().remove(&self.id) {
+            run.ended.set();
         }
     }
 }

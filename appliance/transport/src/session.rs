@@ -328,7 +328,13 @@ impl Call {
 
     fn release(self) {
         if self.slot != Slot::IDEMPOTENT {
-            self.session.0.slots.borrow_mut().give(self.slot, self.sequence);
+            let mut slots = self.session.0.slots.borrow_mut();
+            if self.sent {
+                slots.give(self.slot, self.sequence);
+            } else {
+                slots.give_unused(self.slot, self.sequence);
+            }
+            drop(slots);
             self.session.0.slot_free.notify_one();
         }
     }
@@ -357,10 +363,11 @@ struct Guard(Option<Call>);
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(mut call) = self.0.take() else { return };
-        if let Some(flight) = &call.flight {
-            flight.cancel();
-        }
         if call.slot != Slot::IDEMPOTENT {
+            // Also over later connections: nobody is there any more to take what a wait would get.
+            let cancel = Event::new();
+            cancel.set();
+            call.cancel = Some(Rc::new(cancel));
             drop(reactor::spawn(async move {
                 // The reply interests nobody; that there is one frees the slot.
                 let _ = call.drive().await;

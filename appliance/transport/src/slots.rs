@@ -44,6 +44,15 @@ impl Slots {
         self.sequences[at] += 1;
         Some((Slot(slot), self.sequences[at]))
     }
+    /// The request of `slot` and `sequence` was never sent: the next one has its sequence. Anything else is ignored.
+    pub fn give_unused(&mut self, slot: Slot, sequence: u64) {
+        let at = usize::from(slot.0);
+        if self.busy.get(at) == Some(&true) && self.sequences[at] == sequence {
+            self.sequences[at] -= 1;
+            self.busy[at] = false;
+            self.free.push(slot.0);
+        }
+    }
     /// The request of `slot` and `sequence` has been answered. Anything else is ignored.
     pub fn give(&mut self, slot: Slot, sequence: u64) {
         let at = usize::from(slot.0);
@@ -76,6 +85,10 @@ mod tests {
                     }
                 } else if !out.is_empty() {
                     let (slot, sequence) = out.swap_remove(usize::from(choice) % out.len());
+                    if choice % 5 == 0 {
+                        slots.give_unused(slot, sequence);
+                        last[usize::from(slot.0)] -= 1;
+                    }
                     slots.give(slot, sequence + 1);
                     slots.give(slot, sequence);
                     slots.give(slot, sequence);

@@ -185,8 +185,7 @@ impl Machine {
             Event::Durable(seq) => self.on_durable(seq),
             Event::LogFailed => self.on_log_failed(),
             Event::Truncated { ticket, entry, failed } => self.truncated(ticket, entry, failed),
-            Event::Cancel(id) => self.cancel(id, true),
-            Event::Detach(id) => self.cancel(id, false),
+            Event::Cancel(id) => self.cancel(id),
             // An unknown one learns it with its next request.
             Event::Heard(client) => drop(self.sessions.heard(now.mono, client)),
             Event::Tick => self.tick(),
@@ -370,6 +369,7 @@ impl Machine {
     }
 
     fn finish(&mut self, ticket: Ticket, depends: Seq, status: Status, body: BodyBuf, payload: Vec<u8>) {
+        self.keep_lock_answer(ticket, status);
         let Some(p) = self.pending.get(&ticket) else { return };
         let action = match &p.work {
             Work::Wire { .. } => Action::Reply { id: p.id, status, body, payload },
@@ -497,13 +497,12 @@ impl Machine {
         cuts
     }
 
-    fn cancel(&mut self, id: OpId, tell: bool) {
+    fn cancel(&mut self, id: OpId) {
         let Some(&ticket) = self.by_id.get(&id) else { return };
         let Some(p) = self.pending.get(&ticket) else { return };
         let waits =
             matches!(p.stage, Stage::Fetching | Stage::Leases | Stage::Gate | Stage::Grace | Stage::Lock);
-        // Without a connection a request that must run once goes on: its client will ask again.
-        if !waits || (!tell && p.once.is_some()) {
+        if !waits {
             return;
         }
         self.locks.cancel(WaiterId(ticket.0));

@@ -10,8 +10,8 @@ use crate::{Executed, Replayed, leases};
 use smallvec::SmallVec;
 use wire::message as m;
 use wire::{
-    Attr, Body, BodyBuf, ClientId, Errno, Flags, Grant, Header, Ino, LeaseMode, LockKind, LockRange, Request,
-    Slot, Status,
+    Attr, Body, BodyBuf, ClientId, Errno, Flags, Grant, Header, Ino, LeaseMode, LockKind, LockRange, Opcode,
+    Request, Slot, Status,
 };
 
 /// What a request asks of the namespace, and who asks.
@@ -100,6 +100,7 @@ impl Machine {
                 self.answer(ticket, 0, Status::Ok);
             }
             Request::GetLock(r) => self.get_lock(ticket, client, r),
+            Request::SetLock(_) | Request::ReleaseOwner(_) if self.answered_before(ticket, header) => {}
             Request::SetLock(r) => self.set_lock(ticket, client, r),
             Request::ReleaseOwner(r) => {
                 let owner = Owner { client, owner: r.owner };
@@ -328,6 +329,37 @@ impl Machine {
             LockOutcome::Waiting => self.stage(ticket, Stage::Lock),
             LockOutcome::Refused(e) => self.answer(ticket, 0, Status::Errno(e)),
         }
+    }
+
+    /// Answers a lock request that was answered before, or that is older than its slot's last: a connection that was given
+    /// up may deliver it when its client has long gone on, and then nobody would give back what it takes.
+    fn answered_before(&mut self, ticket: Ticket, header: &Header) -> bool {
+        match self.ns.replayed(header.id()) {
+            Replayed::New => return false,
+            Replayed::Bad => self.answer(ticket, 0, Status::BadSequence),
+            Replayed::Repeat { outcome, .. } => {
+                self.stats.replayed += 1;
+                self.answer(ticket, 0, outcome.map_or_else(Status::Errno, |_| Status::Ok));
+            }
+        }
+        true
+    }
+
+    /// Keeps how a lock request ended, as long as the locks themselves: in memory.
+    pub(super) fn keep_lock_answer(&mut self, ticket: Ticket, status: Status) {
+        let Some(Pending { work: Work::Wire { header, .. }, .. }) = self.pending.get(&ticket) else { return };
+        if !matches!(header.op(), Some(Opcode::SetLock | Opcode::ReleaseOwner)) {
+            return;
+        }
+        let outcome = match status {
+            Status::Ok => Ok(Reply::Done),
+            Status::Errno(e) => Err(e),
+            Status::Cancelled => Err(Errno::EINTR),
+            // Not taken at all: it may come again.
+            _ => return,
+        };
+        let ctx = OpCtx { now: self.now.wall, request: header.id(), uid: 0, gid: 0 };
+        self.ns.remember(&ctx, &outcome, 0, false);
     }
 
     pub(super) fn lock_granted(&mut self, ticket: Ticket) {

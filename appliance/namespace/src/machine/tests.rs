@@ -298,11 +298,45 @@ fn a_lock_wait_is_granted_cancelled_and_taken_over_by_a_repeat() {
     s.apply(Event::Cancel(cancelled));
     assert_eq!(s.status(cancelled), Some(Status::Cancelled));
     let lost = s.send(B, 0, 2, lock(write, true).into());
-    s.apply(Event::Detach(lost));
     let repeat = s.send(B, 0, 2, lock(write, true).into());
     assert_eq!(s.machine.locks().waiting(), 1, "one wait, not two");
     s.once(A, 0, lock(wire::LockType::Unlock, false));
     assert_eq!((s.status(lost), s.status(repeat)), (None, Some(Status::Ok)));
+}
+
+/// A connection that its client gave up may deliver late. A wait that was cancelled meanwhile once began again then, and got a
+/// lock that nobody would ever give back.
+#[test]
+fn a_lock_request_that_comes_late_takes_nothing() {
+    let mut s = Sim::new();
+    s.open(A);
+    s.open(B);
+    let lock = |lock| m::SetLock {
+        ino: ROOT_INO,
+        space: wire::LockSpace::Posix,
+        owner: wire::LockOwner(1),
+        lock,
+        range: wire::LockRange::ALL,
+        pid: 1,
+        wait: true,
+    };
+    let (write, unlock) = (wire::LockType::Lock(wire::LockKind::Write), wire::LockType::Unlock);
+    s.once(A, 0, lock(write));
+    let cancelled = s.send(B, 0, 1, lock(write).into());
+    s.apply(Event::Cancel(cancelled));
+    s.once(A, 0, lock(unlock));
+    let late = s.send(B, 0, 1, lock(write).into());
+    assert_eq!(s.status(late), errno(Errno::EINTR), "the answer that it had");
+    let (locked, unlocked) = (s.send(B, 0, 2, lock(write).into()), s.send(B, 0, 3, lock(unlock).into()));
+    assert_eq!((s.status(locked), s.status(unlocked)), (Some(Status::Ok), Some(Status::Ok)));
+    let locked = s.send(B, 0, 4, lock(write).into());
+    let late = [2, 3].map(|sequence| s.send(B, 0, sequence, lock(unlock).into()));
+    assert_eq!(
+        (s.status(locked), late.map(|l| s.status(l))),
+        (Some(Status::Ok), [Some(Status::BadSequence); 2])
+    );
+    let other = s.send(A, 1, 1, lock(write).into());
+    assert_eq!(s.status(other), None, "the lock is still held");
 }
 
 /// What the names in the root are, in the order in which answers leave.

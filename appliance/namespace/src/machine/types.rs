@@ -87,10 +87,9 @@ pub enum Event {
         /// It failed: the answer is EIO, the entry stays for the next start.
         failed: bool,
     },
-    /// The client no longer wants an answer.
+    /// The client no longer wants an answer. That the connection of a request with a slot is gone says no such thing: its
+    /// client will ask again.
     Cancel(OpId),
-    /// The connection of a request is gone.
-    Detach(OpId),
     /// A connection of this client stands.
     Heard(ClientId),
     /// Time has passed.

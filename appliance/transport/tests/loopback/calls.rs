@@ -60,36 +60,72 @@ fn many_at_once_within_slots_and_credits() {
     });
 }
 
+fn lock() -> Request<'static> {
+    let range = LockRange::ALL;
+    let (owner, lock) = (LockOwner(1), LockType::Lock(LockKind::Write));
+    SetLock { ino: Ino(2), space: LockSpace::Posix, owner, lock, range, pid: 1, wait: true }.into()
+}
+
 #[test]
 fn a_dropped_call_is_cancelled_and_its_slot_comes_back() {
     run(async {
         let (server, address) = serve(1000, 8);
         let session = session(address).await;
-        let lock: Request<'_> = SetLock {
-            ino: Ino(2),
-            space: LockSpace::Posix,
-            owner: LockOwner(1),
-            lock: LockType::Lock(LockKind::Write),
-            range: LockRange::ALL,
-            pid: 1,
-            wait: true,
-        }
-        .into();
         for _ in 0..20 {
             server.handler().waiting.reset();
             server.handler().cancelled.reset();
             let waiter = session.clone();
             let call =
-                reactor::spawn(async move { waiter.call(&lock, Parts::new(), CallOptions::default()).await });
+                reactor::spawn(
+                    async move { waiter.call(&lock(), Parts::new(), CallOptions::default()).await },
+                );
             server.handler().waiting.wait().await;
             call.abort();
             server.handler().cancelled.wait().await;
         }
         let late = CallOptions { deadline: Some(Duration::from_millis(20)), ..CallOptions::default() };
-        assert!(matches!(session.call(&lock, Parts::new(), late).await, Err(Error::Deadline)));
+        assert!(matches!(session.call(&lock(), Parts::new(), late).await, Err(Error::Deadline)));
         let reply =
             session.call(&append(), parts(pattern(5)), CallOptions::default()).await.expect("answered");
         assert_eq!(reply.status(), Status::Ok);
+        session.stop();
+        server.stop();
+    });
+}
+
+/// A wait that was repeated over a new connection once heard of no cancellation any more.
+#[test]
+fn a_wait_is_cancelled_after_a_reconnect_by_word_or_by_dropping_it() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let echo = server.handler();
+        for drops in [false, true] {
+            echo.waiting.reset();
+            echo.cancelled.reset();
+            let (waiter, cancel) = (session.clone(), Rc::new(Event::new()));
+            let till = Rc::clone(&cancel);
+            let call = reactor::spawn(async move {
+                let options = CallOptions::default();
+                waiter.call_until(&lock(), Parts::new(), options, till).await
+            });
+            echo.waiting.wait().await;
+            session.current().expect("a connection").close();
+            // Requests of a connection are taken in order, so the repeat came in before this one.
+            session.call(&read(1), Parts::new(), CallOptions::default()).await.expect("answered");
+            assert!(!echo.cancelled.is_set(), "the end of a connection cancels nothing that is repeated");
+            if drops {
+                call.abort();
+            } else {
+                cancel.set();
+                let reply = call.await.expect("not aborted").expect("answered");
+                assert_eq!(reply.status(), Status::Cancelled);
+            }
+            echo.cancelled.wait().await;
+        }
+        let reply =
+            session.call(&append(), parts(pattern(5)), CallOptions::default()).await.expect("answered");
+        assert_eq!(reply.status(), Status::Ok, "the slot is free again");
         session.stop();
         server.stop();
     });
