@@ -2,7 +2,8 @@
 //!
 //! Owns what waits for them on this core. Must not touch the database itself.
 
-use namespace::applier::{Applier, Event, Full};
+use crate::database::Engine;
+use namespace::applier::{Event, Full};
 use namespace::{Fetched, Miss, Record, Seq};
 use reactor::sync::{Notify, oneshot};
 use rustc_hash::FxHashMap;
@@ -11,7 +12,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 struct Inner {
-    applier: RefCell<Option<Applier>>,
+    engine: RefCell<Option<Engine>>,
     waiting: RefCell<FxHashMap<u64, oneshot::Sender<Option<Fetched>>>>,
     next: Cell<u64>,
     records: RefCell<VecDeque<Record>>,
@@ -25,9 +26,9 @@ struct Inner {
 pub(crate) struct Applying(Rc<Inner>);
 
 impl Applying {
-    pub(crate) fn new(applier: Applier) -> Self {
+    pub(crate) fn new(engine: Engine) -> Self {
         Self(Rc::new(Inner {
-            applier: RefCell::new(Some(applier)),
+            engine: RefCell::new(Some(engine)),
             waiting: RefCell::default(),
             next: Cell::new(0),
             records: RefCell::default(),
@@ -49,11 +50,11 @@ impl Applying {
     }
 
     fn pump(&self) {
-        let applier = self.0.applier.borrow();
-        let Some(applier) = &*applier else { return };
+        let engine = self.0.engine.borrow();
+        let Some(engine) = &*engine else { return };
         let mut records = self.0.records.borrow_mut();
         while let Some(record) = records.pop_front_if(|r| r.seq() <= self.0.durable.get()) {
-            if let Err(Full(record)) = applier.submit(record) {
+            if let Err(Full(record)) = engine.submit(record) {
                 return records.push_front(record);
             }
         }
@@ -100,8 +101,8 @@ impl Applying {
         self.0.waiting.borrow_mut().insert(id, give);
         loop {
             let room = self.0.room.notified();
-            let sent = match &*self.0.applier.borrow() {
-                Some(applier) => applier.fetch(id, miss),
+            let sent = match &*self.0.engine.borrow() {
+                Some(engine) => engine.fetch(id, miss),
                 None => return None,
             };
             match sent {
@@ -115,14 +116,14 @@ impl Applying {
 
     /// Commits what waits without delay.
     pub(crate) fn hurry(&self) {
-        if let Some(applier) = &*self.0.applier.borrow() {
-            applier.flush();
+        if let Some(engine) = &*self.0.engine.borrow() {
+            engine.flush();
         }
     }
 
-    /// The applier, to be dropped on a thread that may block.
-    pub(crate) fn take(&self) -> Option<Applier> {
+    /// The database, to be stopped or abandoned.
+    pub(crate) fn take(&self) -> Option<Engine> {
         self.pump();
-        self.0.applier.borrow_mut().take()
+        self.0.engine.borrow_mut().take()
     }
 }

@@ -7,7 +7,7 @@ use crate::core::{self, Other, core_of};
 use crate::error::NodeError;
 use crate::store::{Place, Store};
 use crate::volume::{self, CopyStore, Counters, Volume};
-use chunkstore::{Class, Device, FileDevice, FileHandle, Log, Shard, Stamp};
+use chunkstore::{BlockDevice, Class, Device, FileHandle, Log, Shard, Stamp};
 use hugepages::{Arena, Buf, Bytes};
 use namespace::applier::OpenVolume;
 use reactor::mail;
@@ -16,24 +16,24 @@ use std::rc::Rc;
 use wire::{ChunkKey, Errno};
 
 /// Everything below the namespace.
-pub(crate) struct Base {
-    pub(crate) device: Rc<Device<FileDevice>>,
-    pub(crate) store: Store<FileDevice>,
-    pub(crate) log: Log<FileDevice>,
+pub(crate) struct Base<D: BlockDevice> {
+    pub(crate) device: Rc<Device<D>>,
+    pub(crate) store: Store<D>,
+    pub(crate) log: Log<D>,
     /// Shards of this core.
-    pub(crate) shards: Vec<Shard<FileDevice>>,
+    pub(crate) shards: Vec<Shard<D>>,
     pub(crate) cores: u16,
     pub(crate) volume: Rc<Counters>,
     /// What the log held after its last trim: place and bytes of each record.
     pub(crate) logged: Vec<(u64, Vec<u8>)>,
-    server: volume::Server<Copies>,
+    server: volume::Server<Copies<D>>,
     others: Vec<Other>,
 }
 
 /// The volume's chunks on the node's shards.
-pub(crate) struct Copies {
-    store: Store<FileDevice>,
-    device: Rc<Device<FileDevice>>,
+pub(crate) struct Copies<D: BlockDevice> {
+    store: Store<D>,
+    device: Rc<Device<D>>,
 }
 
 fn system() -> Stamp {
@@ -48,7 +48,7 @@ fn failed(e: &crate::store::StoreError) -> volume::StoreError {
     volume::StoreError::Io(io::Error::new(kind, e.text.clone()))
 }
 
-impl CopyStore for Copies {
+impl<D: BlockDevice> CopyStore for Copies<D> {
     async fn read(&self, key: ChunkKey, offset: u32, mut out: Buf) -> Result<Buf, volume::StoreError> {
         let read = self.store.read(key, offset, out.len() as u32).await.map_err(|e| failed(&e))?;
         let mut at = 0;
@@ -77,20 +77,20 @@ impl CopyStore for Copies {
     }
 }
 
-impl Base {
-    /// Opens everything. Runs on core 0's reactor.
+impl<D: BlockDevice> Base<D> {
+    /// Opens everything. Runs on core 0's reactor; the other cores open the device by `handle`, without one there are none.
     pub(crate) async fn open(
         config: &Config,
-        handle: &FileHandle,
+        device: D,
+        handle: Option<&FileHandle>,
         arena: Option<&Arena>,
     ) -> Result<Self, NodeError> {
-        let file = handle.attach().map_err(NodeError::reactor_io("attaching the device"))?;
-        let device = Device::open(file, core::spawner()).await?;
+        let device = Device::open(device, core::spawner()).await?;
         let shards = device.shards();
-        let cores = core::count(config, shards);
+        let cores = handle.map_or(1, |_| core::count(config, shards));
         let (told, mut ready) = mail::channel(usize::from(cores));
         let mut others = Vec::new();
-        for core in 1..cores {
+        for (core, handle) in (1..cores).zip(handle.into_iter().cycle()) {
             let other = core::start(config, core, cores, handle, &device.shared(), told.clone());
             others.push(other.map_err(NodeError::reactor_io("starting a core"))?);
         }
@@ -127,7 +127,7 @@ impl Base {
     /// How the database opens its volume, from its own threads.
     pub(crate) fn volumes(&self) -> OpenVolume {
         let (mail, mut opened) = mail::channel::<mail::Receiver<volume::Request>>(1);
-        let server = self.server.clone();
+        let server = self.volume_server();
         drop(reactor::spawn(async move {
             while let Some(requests) = opened.recv().await {
                 server.serve(requests).await;
@@ -140,9 +140,14 @@ impl Base {
         })
     }
 
+    /// What serves the volume's requests.
+    pub(crate) fn volume_server(&self) -> volume::Server<Copies<D>> {
+        self.server.clone()
+    }
+
     /// Makes the copies of the volume equal again, beside other work.
     pub(crate) fn resync(&self) {
-        let server = self.server.clone();
+        let server = self.volume_server();
         drop(reactor::spawn(async move {
             if let Err(e) = server.resync(reactor::yield_now).await {
                 tracing::error!(error = %e, "the namespace volume could not be compared with its copy");

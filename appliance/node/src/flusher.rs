@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::data::Data;
 use crate::meta::Meta;
 use crate::server::Dispatch;
-use chunkstore::{Device, FileDevice};
+use chunkstore::{BlockDevice, Device};
 use namespace::Space;
 use namespace::machine::Event;
 use reactor::JoinHandle;
@@ -33,21 +33,21 @@ pub(crate) struct Flusher {
     tasks: Vec<JoinHandle<()>>,
 }
 
-struct Work {
-    meta: Meta<FileDevice>,
-    data: Data<FileDevice>,
-    device: Rc<Device<FileDevice>>,
-    server: Server<Dispatch<FileDevice>>,
+struct Work<D: BlockDevice> {
+    meta: Meta<D>,
+    data: Data<D>,
+    device: Rc<Device<D>>,
+    server: Server<Dispatch<D>>,
     stop: Rc<Flag>,
 }
 
 impl Flusher {
-    pub(crate) fn start(
+    pub(crate) fn start<D: BlockDevice>(
         config: &Config,
-        meta: Meta<FileDevice>,
-        data: Data<FileDevice>,
-        device: Rc<Device<FileDevice>>,
-        server: Server<Dispatch<FileDevice>>,
+        meta: Meta<D>,
+        data: Data<D>,
+        device: Rc<Device<D>>,
+        server: Server<Dispatch<D>>,
     ) -> Self {
         let stop = Rc::new(Flag::new());
         let work = Rc::new(Work { meta, data, device, server, stop: Rc::clone(&stop) });
@@ -69,7 +69,7 @@ impl Flusher {
     }
 }
 
-impl Work {
+impl<D: BlockDevice> Work<D> {
     /// Waits; false when it is time to stop.
     async fn pause(&self, time: Duration) -> bool {
         let _ = reactor::timeout(time, self.stop.wait()).await;

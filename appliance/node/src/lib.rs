@@ -9,6 +9,7 @@ mod base;
 pub mod config;
 mod core;
 mod data;
+mod database;
 mod error;
 mod flusher;
 mod format;

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 use wire::{
     BodyBuf, CHUNK_SIZE, ChunkKey, ClientId, Errno, FenceReason, Header, ObjectId, Status, Timestamp,
 };
@@ -95,7 +95,7 @@ impl<D> std::ops::Deref for Meta<D> {
 
 /// The time on the wall.
 pub(crate) fn wall() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = reactor::wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::new(since.as_secs() as i64, since.subsec_nanos())
 }
 

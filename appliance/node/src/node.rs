@@ -6,18 +6,18 @@
 
 use crate::admin::{Admin, Parts};
 use crate::applying::Applying;
-use crate::base::{Base, blocking};
+use crate::base::Base;
 use crate::config::Config;
 use crate::core;
 use crate::data::Data;
+use crate::database;
 use crate::error::NodeError;
 use crate::flusher::Flusher;
 use crate::meta::Meta;
 use crate::recovery;
 use crate::server::{Dispatch, push};
-use chunkstore::{FileDevice, FileHandle, FileOptions};
+use chunkstore::{BlockDevice, FileHandle, FileOptions};
 use hugepages::Arena;
-use namespace::applier::{self, Applier};
 use namespace::leases::LeaseLimits;
 use namespace::locks::LockLimits;
 use namespace::machine::{Machine, MachineLimits};
@@ -74,7 +74,10 @@ pub fn run(
     let reactor_config = core::reactor_config(config, 0, arena.as_ref());
     reactor::run(reactor_config, async move {
         let listeners = listen(config)?;
-        let node = Node::start(config, key, &handle, arena).await?;
+        let device = handle.attach().map_err(NodeError::reactor_io("attaching the device"))?;
+        let hardware =
+            Hardware { device, path: handle.path().display().to_string(), handle: Some(handle), arena };
+        let node = Node::start(config, key, hardware).await?;
         node.serve(listeners, control, ready).await
     })?
 }
@@ -99,33 +102,31 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
     config.listen.iter().map(bind).collect()
 }
 
-struct Node {
-    base: Base,
-    meta: Meta<FileDevice>,
-    server: Server<Dispatch<FileDevice>>,
+/// What a node runs on.
+pub(crate) struct Hardware<D> {
+    /// The device, as this core sees it.
+    pub(crate) device: D,
+    /// Its name.
+    pub(crate) path: String,
+    /// What the other cores open it by; without it there are none.
+    pub(crate) handle: Option<FileHandle>,
+    pub(crate) arena: Option<Arena>,
+}
+
+pub(crate) struct Node<D: BlockDevice> {
+    base: Base<D>,
+    meta: Meta<D>,
+    server: Server<Dispatch<D>>,
     flusher: Flusher,
 }
 
-impl Node {
-    async fn start(
-        config: &Config,
-        key: Key,
-        handle: &FileHandle,
-        arena: Option<Arena>,
-    ) -> Result<Self, NodeError> {
-        let started = Instant::now();
-        let mut base = Base::open(config, handle, arena.as_ref()).await?;
-        let (told, mut events) = mail::channel(1 << 14);
-        let settings = applier::Config {
-            cache_bytes: config.memory.checkpoint_cache.as_usize(),
-            ..applier::Config::default()
-        };
-        let volumes = base.volumes();
-        let opened = blocking("ns-open", move || {
-            Applier::start(settings, volumes, move |event| drop(told.send_blocking(event)))
-        });
-        let (applier, boot) = opened.await??;
-        let applying = Applying::new(applier);
+impl<D: BlockDevice> Node<D> {
+    pub(crate) async fn start(config: &Config, key: Key, hardware: Hardware<D>) -> Result<Self, NodeError> {
+        let started = reactor::now();
+        let Hardware { device, path, handle, arena } = hardware;
+        let mut base = Base::open(config, device, handle.as_ref(), arena.as_ref()).await?;
+        let (engine, boot, mut events) = database::open(config, &base).await?;
+        let applying = Applying::new(engine);
         let cache = config.memory.namespace_cache.as_usize();
         let cache = CacheConfig { rows: cache / 3 * 2, pages: cache / 6, filters: cache / 6 };
         let in_database = boot.applied;
@@ -134,7 +135,7 @@ impl Node {
         let sessions: Vec<ClientId> = ns.sessions().map(|(client, _)| client).collect();
         let durable = ns.last_seq();
         let begin = ns.start()?;
-        let now = Meta::<FileDevice>::clock(started);
+        let now = Meta::<D>::clock(started);
         let epoch = ns.boot_epoch();
         let uuid = ns.uuid();
         let machine = Machine::new(ns, limits(config), now, epoch, durable, sessions.iter().copied());
@@ -168,7 +169,7 @@ impl Node {
         let admin = Admin::new(Parts {
             meta: meta.clone(),
             device: Rc::clone(&base.device),
-            path: handle.path().display().to_string(),
+            path,
             cores: base.cores,
             shards: base.shards.clone(),
             volume: Rc::clone(&base.volume),
@@ -192,7 +193,7 @@ impl Node {
         Ok(Self { base, meta, server, flusher })
     }
 
-    async fn serve(
+    pub(crate) async fn serve(
         self,
         listeners: Vec<TcpListener>,
         mut control: mail::Receiver<Control>,
@@ -207,9 +208,9 @@ impl Node {
         ready(&addresses);
         if control.recv().await == Some(Control::Drop) {
             self.meta.clear_pusher();
-            let applier = self.meta.applying.take();
-            // Its threads find the volume gone and end; they are not waited for.
-            drop(std::thread::Builder::new().name("ns-drop".into()).spawn(move || drop(applier)));
+            if let Some(engine) = self.meta.applying.take() {
+                engine.abandon();
+            }
             return Ok(Ended::Dropped);
         }
         self.stop().await.map(|()| Ended::Clean)
@@ -229,9 +230,8 @@ impl Node {
         let last = self.meta.commit_all().await;
         self.meta.durable(last).await.map_err(|e| NodeError::Store(e.to_string()))?;
         self.base.log.flush().await.map_err(NodeError::store)?;
-        if let Some(applier) = self.meta.applying.take() {
-            // It commits what waits; that needs this reactor, so it must not be waited for here.
-            blocking("ns-stop", move || drop(applier)).await?;
+        if let Some(engine) = self.meta.applying.take() {
+            engine.stop().await?;
         }
         // Waits behind a trim that may be under way: nothing may write to the device once it is marked clean.
         let place = self.meta.place_of(last).unwrap_or(0);
@@ -285,7 +285,7 @@ fn limits(config: &Config) -> MachineLimits {
     }
 }
 
-fn terms(config: &Config, base: &Base, epoch: u64, uuid: [u8; 16]) -> Welcome {
+fn terms<D: BlockDevice>(config: &Config, base: &Base<D>, epoch: u64, uuid: [u8; 16]) -> Welcome {
     let lease_ms = config.lease.time_ms.0;
     Welcome {
         credits: config.limits.credits.min(wire::limits::MAX_CREDITS),
@@ -303,7 +303,7 @@ fn terms(config: &Config, base: &Base, epoch: u64, uuid: [u8; 16]) -> Welcome {
     }
 }
 
-impl Meta<FileDevice> {
+impl<D: BlockDevice> Meta<D> {
     /// Logs everything that is only in memory; gives the last record.
     pub(crate) async fn commit_all(&self) -> u64 {
         let done = self.ns(|ns, log| {

@@ -5,7 +5,7 @@
 use crate::error::NodeError;
 use crate::meta::Meta;
 use crate::store::Store;
-use chunkstore::FileDevice;
+use chunkstore::BlockDevice;
 use namespace::dirty::ChunkFact;
 use rustc_hash::FxHashMap;
 use wire::{Ino, ObjectId, Timestamp};
@@ -16,14 +16,14 @@ const BATCH: usize = 1024;
 const UNITS: u64 = 8;
 
 /// Mends all of it.
-pub(crate) async fn run(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+pub(crate) async fn run<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
     cut(meta).await?;
     rebuild(meta, store).await
 }
 
 /// Carries out truncations whose reply never left. One that can't be, for a damaged block, must not keep the rest from being
 /// served: its file takes no writes.
-async fn cut(meta: &Meta<FileDevice>) -> Result<(), NodeError> {
+async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<(), NodeError> {
     let mut after = 0;
     loop {
         let entries = meta.ns(|ns, _| Ok(ns.pending_cuts(after, BATCH)?)).await.map_err(namespace_failed)?;
@@ -45,7 +45,7 @@ async fn cut(meta: &Meta<FileDevice>) -> Result<(), NodeError> {
     }
 }
 
-async fn leave_uncut(meta: &Meta<FileDevice>, entry: u64, e: &str) -> Result<(), NodeError> {
+async fn leave_uncut<D: BlockDevice>(meta: &Meta<D>, entry: u64, e: &str) -> Result<(), NodeError> {
     let part = meta.ns(|ns, _| Ok(ns.free_chunks(entry, 0, 1)?)).await.map_err(namespace_failed)?;
     if let Some(part) = part {
         tracing::error!(
@@ -65,7 +65,7 @@ fn namespace_failed(e: namespace::LazyError) -> NodeError {
 }
 
 /// Size, times and chunk map of files that were being written, from what their shards hold.
-async fn rebuild(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+async fn rebuild<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
     let mut dirty: FxHashMap<ObjectId, (Ino, Vec<ChunkFact>)> = FxHashMap::default();
     let mut gone = Vec::new();
     let mut after = Ino(0);

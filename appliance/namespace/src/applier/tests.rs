@@ -1,11 +1,12 @@
 //! Tests over a volume that forgets what was not synced, and that fails on demand.
 
 use super::*;
-use crate::kv::Counter;
+use crate::kv::{Counter, Table};
+use crate::view::RangeMiss;
 use crate::{CacheConfig, Create, Namespace, Op, OpCtx, mkfs};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use wire::{ClientId, ROOT_INO, Timestamp};
+use wire::{ClientId, Ino, ROOT_INO, Timestamp};
 
 /// Bytes as written, and as of the last sync.
 #[derive(Debug, Default)]
@@ -107,7 +108,7 @@ fn history(files: usize) -> Vec<Record> {
             open: None,
         };
         let done = loop {
-            match ns.execute(&ctx, &Op::Create(c.clone())) {
+            match ns.execute(&ctx, &Op::Create(c)) {
                 Ok(done) => break done,
                 // The filter of a directory's names may take a new name for an old one; no database holds it.
                 Err(miss) => {

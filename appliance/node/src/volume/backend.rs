@@ -2,7 +2,6 @@
 
 use super::server::Request;
 use hugepages::{Buf, Bytes};
-use reactor::mail::Sender;
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,24 +11,25 @@ const PIECE: usize = 1 << 20;
 
 /// A handle to the volume for the database's threads.
 pub struct Volume {
-    mail: Sender<Request>,
+    send: Box<dyn Fn(Request) -> io::Result<()> + Send + Sync>,
 }
 
 impl Volume {
-    pub(super) fn new(mail: Sender<Request>) -> Self {
-        Self { mail }
+    /// A volume whose requests go through `send`.
+    pub fn new(send: impl Fn(Request) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self { send: Box::new(send) }
     }
 
     /// Sends a request and waits for its answer.
     fn ask<T>(&self, request: impl FnOnce(SyncSender<io::Result<T>>) -> Request) -> io::Result<T> {
         let (answer, wait) = sync_channel(1);
-        self.mail.send_blocking(request(answer)).map_err(|_| gone())?;
+        (self.send)(request(answer))?;
         wait.recv().map_err(|_| gone())?
     }
 }
 
 /// The node is stopping: the database's work since its last commit is in the namespace log.
-fn gone() -> io::Error {
+pub(super) fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the namespace volume is closed")
 }
 
@@ -74,7 +74,7 @@ impl redb::StorageBackend for Volume {
         for piece in data.chunks(PIECE) {
             // The copy frees the database to go on while the device works.
             let data: Bytes = Buf::copy_of(piece).freeze();
-            self.mail.send_blocking(Request::Write { offset: at, data }).map_err(|_| gone())?;
+            (self.send)(Request::Write { offset: at, data })?;
             at += piece.len() as u64;
         }
         Ok(())

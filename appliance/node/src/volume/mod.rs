@@ -33,5 +33,6 @@ const WRITES: usize = 64;
 /// A mailbox for a volume: the database's end and the reactor's.
 pub fn channel() -> (Volume, reactor::mail::Receiver<Request>) {
     let (sender, receiver) = reactor::mail::channel(QUEUE);
-    (Volume::new(sender), receiver)
+    let send = move |request| sender.send_blocking(request).map_err(|_| backend::gone());
+    (Volume::new(send), receiver)
 }

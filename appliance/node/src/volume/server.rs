@@ -121,15 +121,20 @@ impl<S: CopyStore> Server<S> {
     /// Serves until the database's end is gone; then every write that was queued has ended.
     pub async fn serve(&self, mut mail: Receiver<Request>) {
         while let Some(request) = mail.recv().await {
-            match request {
-                Request::Len(answer) => reply(&answer, self.len().await),
-                Request::Read { offset, len, answer } => reply(&answer, self.read(offset, len).await),
-                Request::Write { offset, data } => self.write(offset, data).await,
-                Request::SetLen { len, answer } => reply(&answer, self.set_len(len).await),
-                Request::Sync(answer) => reply(&answer, self.sync().await),
-            }
+            self.handle(request).await;
         }
         self.running.drain().await;
+    }
+
+    /// Serves one request; a write goes on beside the next.
+    pub async fn handle(&self, request: Request) {
+        match request {
+            Request::Len(answer) => reply(&answer, self.len().await),
+            Request::Read { offset, len, answer } => reply(&answer, self.read(offset, len).await),
+            Request::Write { offset, data } => self.write(offset, data).await,
+            Request::SetLen { len, answer } => reply(&answer, self.set_len(len).await),
+            Request::Sync(answer) => reply(&answer, self.sync().await),
+        }
     }
 
     /// Makes the second copy equal to the first after an unclean stop, beside other work: a piece that is

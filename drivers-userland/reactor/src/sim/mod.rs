@@ -116,6 +116,11 @@ fn here() -> Rc<Sim> {
     }
 }
 
+/// Whether this thread runs a simulation.
+pub fn is_running() -> bool {
+    current().is_some()
+}
+
 /// Runs `future` in a simulated machine; everything that happens follows from `seed`.
 ///
 /// # Errors
