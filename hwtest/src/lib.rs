@@ -8,3 +8,4 @@ pub mod model;
 pub mod pjdfstest;
 pub mod rig;
 pub mod rng;
+pub mod seccomp;

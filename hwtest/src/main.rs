@@ -32,6 +32,14 @@ enum Task {
     Pair(PairArgs),
     /// Run the pjdfstest crate on a reference (ext4) and here, and compare case by case
     Pjdfstest(PjdfstestArgs),
+    /// Run a program as under a kernel that refuses io_uring, or parts of it
+    Without {
+        /// What is refused.
+        refusal: hwtest::seccomp::Refusal,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+        words: Vec<String>,
+    },
     /// Do what a model's driver says on standard input (started by `model`)
     #[command(hide = true)]
     Worker {
@@ -100,6 +108,7 @@ fn run(task: Task) -> Result<()> {
         Task::Pair(args) => pair(&args),
         Task::Pjdfstest(args) => pjdfstest(&args),
         Task::Model(args) => model(args),
+        Task::Without { refusal, words } => match hwtest::seccomp::exec(refusal, &words)? {},
         Task::Worker { dir } => hwtest::model::worker::serve(&dir),
     }
 }

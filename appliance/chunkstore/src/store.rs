@@ -358,6 +358,12 @@ impl<D: BlockDevice> Device<D> {
         Ok(())
     }
 
+    /// What it lies on.
+    #[must_use]
+    pub fn below(&self) -> &D {
+        &self.device
+    }
+
     /// Figures for `status` and `df`.
     #[must_use]
     pub fn stats(&self) -> DeviceStats {

@@ -499,6 +499,11 @@ impl Namespace {
     pub fn set_space(&mut self, space: Space) {
         self.space = space;
     }
+    /// Totals as statfs(2) has them, for who asks without a session.
+    #[must_use]
+    pub fn stat_fs(&self) -> wire::StatFs {
+        exec::stat_fs(&self.space, self.numbers.inodes)
+    }
     /// Number of this start, from 1; wire's boot epoch.
     #[must_use]
     pub fn boot_epoch(&self) -> u64 {

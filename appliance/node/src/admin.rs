@@ -3,12 +3,14 @@
 //! Owns the reports. Must not change anything but by the calls that the chunk store offers for it.
 
 use crate::meta::Meta;
+use crate::reserve::Reservation;
 use crate::server::OpStats;
 use crate::volume::Counters;
 use chunkstore::{BlockDevice, Device, ScrubReport, Shard};
+use reactor::sync::Event;
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 use transport::Peer;
@@ -51,7 +53,7 @@ struct Inner<D: BlockDevice> {
     started: Instant,
     peers: RefCell<FxHashMap<u64, String>>,
     scrub: RefCell<Scrubbing>,
-    grown: Cell<u64>,
+    reservation: Reservation,
 }
 
 /// See the module; clones are cheap.
@@ -87,7 +89,7 @@ impl<D: BlockDevice> Admin<D> {
             started: p.started,
             peers: RefCell::default(),
             scrub: RefCell::default(),
-            grown: Cell::new(0),
+            reservation: Reservation::default(),
         }))
     }
 
@@ -176,22 +178,38 @@ impl<D: BlockDevice> Admin<D> {
         json!([{ "path": self.0.path, "capacity": d.capacity, "free_bytes": d.free_bytes,
             "user_free_bytes": d.user_free_bytes, "metadata_repaired": d.repaired + volume.repaired.get(),
             "volume_lost": volume.lost.get(), "volume_resynced": volume.resynced.get(),
+            "reserved_bytes": self.0.device.below().reserved().ok().flatten(),
+            "preallocation": self.0.reservation.report(),
             "bad_blocks": d.bad_blocks, "unflushed_bytes": d.unflushed_bytes, "failed": d.failed,
             "shards": shards.collect::<Vec<_>>() }])
     }
 
+    fn is_own(&self, device: &[u8], done: &str) -> Result<(), Status> {
+        if device == self.0.path.as_bytes() {
+            return Ok(());
+        }
+        let device = device.escape_ascii();
+        tracing::warn!(%device, own = self.0.path, "no such device here, so it is not {done}");
+        Err(Status::Errno(Errno::ENODEV))
+    }
+
+    /// Reserves the whole device below; ends when that is done or nobody waits for it any more. As [`Admin::grow`]
+    /// where `device` is another's.
+    pub(crate) async fn preallocate(&self, device: &[u8], cancelled: &Event) -> Result<Value, Status> {
+        self.is_own(device, "preallocated")?;
+        self.0.reservation.run(self.0.device.below(), cancelled).await
+    }
+
+    /// Ends what only an operator waits for: the node stops.
+    pub(crate) fn stop(&self) {
+        self.0.reservation.stop();
+    }
+
     /// ENODEV where `device` is not the path of this node's device.
     pub(crate) async fn grow(&self, device: &[u8]) -> Result<Value, Status> {
-        if device != self.0.path.as_bytes() {
-            let device = device.escape_ascii();
-            tracing::warn!(%device, own = self.0.path, "no such device here, so it is not grown");
-            return Err(Status::Errno(Errno::ENODEV));
-        }
+        self.is_own(device, "grown")?;
         match self.0.device.grow().await {
-            Ok(capacity) => {
-                self.0.grown.set(capacity);
-                Ok(json!({ "capacity": capacity }))
-            }
+            Ok(capacity) => Ok(json!({ "capacity": capacity })),
             Err(e) => {
                 tracing::warn!(error = %e, "growing the device was refused");
                 Err(Status::Errno(Errno::EINVAL))

@@ -3,6 +3,7 @@
 use chunkstore::DeviceError;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// Exit codes of claudefsd, as its manual lists them.
 pub mod exit {
@@ -33,6 +34,14 @@ pub enum NodeError {
     /// The device can't be used.
     #[error("{0}")]
     Device(#[from] DeviceError),
+    /// As its source, which does not name the device.
+    #[error("{}: {source}", .path.display())]
+    OnDevice {
+        /// The device.
+        path: PathBuf,
+        /// What is wrong on it.
+        source: Box<NodeError>,
+    },
     /// The kernel lacks something.
     #[error("{0}")]
     Kernel(#[from] reactor::Missing),
@@ -76,12 +85,25 @@ impl NodeError {
         move |source| Self::Io { what, source }
     }
 
+    /// The same with the device's name, where it is about a device and names none.
+    #[must_use]
+    pub(crate) fn on_device(self, path: &Path) -> Self {
+        match self {
+            Self::Device(DeviceError::InUse { .. } | DeviceError::Open { .. }) => self,
+            Self::Device(_) | Self::Store(_) | Self::Namespace(_) | Self::Applier(_) => {
+                Self::OnDevice { path: path.to_owned(), source: Box::new(self) }
+            }
+            _ => self,
+        }
+    }
+
     /// The daemon's exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Key(_) => exit::CONFIG,
             Self::Device(_) | Self::Namespace(_) | Self::Applier(_) => exit::DEVICE,
+            Self::OnDevice { source, .. } => source.exit_code(),
             Self::Kernel(_) | Self::Reactor(_) => exit::KERNEL,
             Self::Listen { .. } => exit::LISTEN,
             Self::Store(_) => exit::STORE,

@@ -17,6 +17,7 @@ pub mod histogram;
 mod meta;
 mod node;
 mod recovery;
+mod reserve;
 mod server;
 mod store;
 pub mod units;

@@ -72,14 +72,15 @@ pub fn run(
     let handle = open_device(&path, FileOptions { trim, ..FileOptions::default() })?;
     let arena = core::arena(config);
     let reactor_config = core::reactor_config(config, 0, arena.as_ref());
-    reactor::run(reactor_config, async move {
+    let ended = reactor::run(reactor_config, async move {
         let listeners = listen(config)?;
         let device = handle.attach().map_err(NodeError::reactor_io("attaching the device"))?;
         let hardware =
             Hardware { device, path: handle.path().display().to_string(), handle: Some(handle), arena };
         let node = Node::start(config, key, hardware).await?;
         node.serve(listeners, control, ready).await
-    })?
+    })?;
+    ended.map_err(|e| e.on_device(&path))
 }
 
 /// Opens the device. A killed daemon's ring lets go of it a moment after the process ended, so that is waited for.
@@ -219,6 +220,7 @@ impl<D: BlockDevice> Node<D> {
     async fn stop(self) -> Result<(), NodeError> {
         tracing::info!("stopping: finishing what runs");
         self.server.stop();
+        self.server.handler().stop();
         let begun = reactor::now();
         while self.server.handler().running() > 0 && reactor::now().duration_since(begun) < DRAIN {
             reactor::sleep(Duration::from_millis(5)).await;

@@ -14,8 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use transport::{CloseReason, Handler, Incoming, Outgoing, Peer, Server};
-use wire::message::{Fenced, Recall, Role};
-use wire::{Opcode, Request, Status};
+use wire::message::{Fenced, Recall, Role, StatFsReply};
+use wire::{Body, Opcode, Request, Status};
 
 /// Counters of one operation.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +46,11 @@ impl<D: BlockDevice> Clone for Dispatch<D> {
 impl<D: BlockDevice> Dispatch<D> {
     pub(crate) fn new(meta: Meta<D>, data: Data<D>, admin: Admin<D>) -> Self {
         Self(Rc::new(Inner { meta, data, admin, ops: RefCell::default(), running: Cell::new(0) }))
+    }
+
+    /// Ends what only an operator waits for.
+    pub(crate) fn stop(&self) {
+        self.0.admin.stop();
     }
 
     /// Requests running.
@@ -79,8 +84,18 @@ impl<D: BlockDevice> Dispatch<D> {
             Request::Devices(_) => return json(&self.0.admin.devices().await),
             Request::Scrub(r) if is_admin => return outcome(self.0.admin.scrub(r)),
             Request::Grow(r) if is_admin => return outcome(self.0.admin.grow(r.device).await),
-            Request::Scrub(_) | Request::Grow(_) => return Outgoing::error(Status::Denied),
-            Request::Preallocate(_) => return Outgoing::error(Status::Unsupported),
+            Request::Preallocate(r) if is_admin => {
+                return outcome(self.0.admin.preallocate(r.device, &request.cancelled).await);
+            }
+            // Clients ask within their session; who looks after the node has none.
+            Request::StatFs(_) if is_admin => {
+                let mut body = wire::BodyBuf::new();
+                StatFsReply { stat: self.0.meta.machine(|m| m.view().stat_fs()) }.encode(&mut body);
+                return Outgoing::encoded(body.body());
+            }
+            Request::Scrub(_) | Request::Grow(_) | Request::Preallocate(_) => {
+                return Outgoing::error(Status::Denied);
+            }
             _ => return self.names(request, payload).await,
         };
         match reply {

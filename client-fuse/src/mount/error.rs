@@ -56,7 +56,7 @@ pub enum MountError {
     },
     /// No device.
     #[error(
-        "no FUSE on this machine: /dev/fuse does not open ({source}); load it with `modprobe fuse`, or make the node with `mknod /dev/fuse c 10 229` where the kernel has it built in (in a container: pass the device in, e.g. `--device /dev/fuse`)"
+        "no FUSE on this machine: /dev/fuse can not be used ({source}); load it with `modprobe fuse`, or make the node with `mknod /dev/fuse c 10 229` where the kernel has it built in (in a container: pass the device in, e.g. `--device /dev/fuse`)"
     )]
     NoFuse {
         /// The kernel's answer.

@@ -13,6 +13,13 @@ pub(super) fn open_device() -> Result<OwnedFd, Errno> {
     rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
 }
 
+/// Whether a descriptor is of the FUSE device: misc (10), 229, in the kernel's Documentation/admin-guide/devices.txt.
+fn is_fuse(device: &OwnedFd) -> bool {
+    let same =
+        |s: rustix::fs::Stat| (rustix::fs::major(s.st_rdev), rustix::fs::minor(s.st_rdev)) == (10, 229);
+    rustix::fs::fstat(device).is_ok_and(same)
+}
+
 pub(super) fn mount(source: &str, mountpoint: &Path, options: &Options) -> Result<OwnedFd, MountError> {
     let device = open_device().map_err(|e| match e {
         Errno::ACCESS | Errno::PERM => {
@@ -20,6 +27,10 @@ pub(super) fn mount(source: &str, mountpoint: &Path, options: &Options) -> Resul
         }
         e => MountError::NoFuse { source: e.into() },
     })?;
+    if !is_fuse(&device) {
+        let source = std::io::Error::other("it is another device");
+        return Err(MountError::NoFuse { source });
+    }
     // The kernel checks permissions for everyone (default_permissions), so others may come in (allow_other). The root's attributes
     // come with the first LOOKUP; until then it is a directory.
     let data = format!(

@@ -78,7 +78,15 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
         return Err(MountError::Busy { mountpoint: real, source_name: entry.source, kind: entry.kind });
     }
     match std::fs::metadata(&real) {
-        Ok(meta) if meta.is_dir() => Ok(real),
+        Ok(meta) if meta.is_dir() => {
+            if std::fs::read_dir(&real).is_ok_and(|mut entries| entries.next().is_some()) {
+                tracing::warn!(
+                    "mount point {} is not empty: what is in it is hidden until it is unmounted",
+                    real.display()
+                );
+            }
+            Ok(real)
+        }
         Ok(_) => Err(MountError::NotDirectory { mountpoint: real }),
         Err(source) => Err(MountError::Look { mountpoint: real, source }),
     }

@@ -25,7 +25,8 @@ pub const DEFAULT_KEY: &str = "/etc/claudefs/cluster.key";
 ///
 ///   host:/path  /mnt/point  claudefs  _netdev,noatime,key=/etc/claudefs/cluster.key  0 0
 ///
-/// The command returns when the mount can be used; a process of the same name stays and serves it. SIGTERM unmounts.
+/// The command returns when the mount can be used; a process of the same name stays and serves it. SIGTERM, SIGINT and
+/// SIGHUP unmount.
 /// Other users see the mount with ordinary permission checks.
 #[derive(Debug, Parser)]
 #[command(name = "mount.claudefs", version)]

@@ -15,6 +15,8 @@ use std::time::Duration;
 /// Memory for requests and replies in flight; the heap serves beyond it. Normal pages: the huge ones are for the daemon,
 /// whose device reads into them.
 const ARENA: ArenaConfig = ArenaConfig { bytes: 64 << 20, pages: PageChoice::Small };
+/// What ends a mount; SIGHUP comes from a terminal that is closed above a mount in the foreground.
+const SIGNALS: [i32; 3] = [signal::SIGTERM, signal::SIGINT, signal::SIGHUP];
 /// How long the server may take to answer the first time: booting should not wait for it.
 const CONNECT: Duration = Duration::from_secs(30);
 
@@ -22,7 +24,7 @@ const CONNECT: Duration = Duration::from_secs(30);
 pub(super) fn main(plan: Plan, ready: Option<Ready>) -> ExitCode {
     start_log(plan.verbose);
     // Before any thread starts: a signal must not reach one that would die of it.
-    if let Err(e) = signal::block(&[signal::SIGTERM, signal::SIGINT]) {
+    if let Err(e) = signal::block(&SIGNALS) {
         return Failure::system(format!("can't block signals: {e}")).report();
     }
     if let Err(missing) = reactor::probe() {
@@ -90,7 +92,7 @@ fn refused(address: std::net::SocketAddr, e: &transport::Error) -> Failure {
 /// Serves until the mount ends. A signal unmounts; where it is in use it is detached and served until the last user
 /// has gone, or until a second signal.
 async fn serve(mount: &mut Mount) -> Result<(), Failure> {
-    let mut signals = signal::wait(&[signal::SIGTERM, signal::SIGINT]).map_err(Failure::system)?;
+    let mut signals = signal::wait(&SIGNALS).map_err(Failure::system)?;
     if let Some(ended) = either(pin!(mount.unmounted()), pin!(signals.next())).await {
         return ended.map_err(Failure::mount);
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use transport::{
     CallOptions, CloseReason, ConnectOptions, Connection, Error, HandshakeError, Key, Reply, Session,
 };
-use wire::message::{CloseSession, OpenSession, Role, SessionFlags, StatFs, StatFsReply};
-use wire::{Class, ClientId, Request, Status};
+use wire::message::{Role, StatFs, StatFsReply};
+use wire::{Class, ClientId, Errno, Request, Status};
 
 /// Pause before a question is repeated that the node refused with "busy" or "grace".
 const AGAIN: Duration = Duration::from_millis(50);
@@ -186,20 +186,13 @@ impl Node<'_> {
 
     /// Totals of the file system, as statfs(2) on a mount has them.
     pub(crate) async fn stat_fs(&self) -> Result<wire::StatFs, Failure> {
-        // The namespace answers sessions only.
-        self.plain(&OpenSession { flags: SessionFlags::default() }.into()).await?;
-        let stat = self.plain(&StatFs {}.into()).await;
-        self.plain(&CloseSession {}.into()).await?;
-        let wrong = |e| Failure::Server(format!("{}: its answer is malformed: {e}", self.address));
-        Ok(stat?.decode::<StatFsReply>().map_err(wrong)?.stat)
-    }
-
-    async fn plain(&self, request: &Request<'_>) -> Result<Reply, Failure> {
-        let reply = self.call(request, Some(self.target.timeout)).await?;
-        match reply.status() {
-            Status::Ok => Ok(reply),
-            status => Err(self.refused(request, status)),
+        let request = StatFs {}.into();
+        let reply = self.call(&request, Some(self.target.timeout)).await?;
+        if reply.status() != Status::Ok {
+            return Err(self.refused(&request, reply.status()));
         }
+        let wrong = |e| Failure::Server(format!("{}: its answer is malformed: {e}", self.address));
+        Ok(reply.decode::<StatFsReply>().map_err(wrong)?.stat)
     }
 
     /// One request; waits while the node is too busy for it.
@@ -209,7 +202,8 @@ impl Node<'_> {
             let call = CallOptions { deadline, ..CallOptions::default() };
             let reply = self.connection.call(request, call).await.map_err(|e| explain(self.address, &e))?;
             let again = matches!(reply.status(), Status::Grace)
-                || reply.status() == Status::Busy && !matches!(request, Request::Scrub(_));
+                || reply.status() == Status::Busy
+                    && !matches!(request, Request::Scrub(_) | Request::Preallocate(_));
             if !again || Instant::now() >= until {
                 return Ok(reply);
             }
@@ -231,6 +225,23 @@ impl Node<'_> {
         match status {
             Status::Busy if matches!(request, Request::Scrub(_)) => Failure::Refused(format!(
                 "a scrub runs already on {address}: follow it with `claudefs scrub --status --wait`, end it with --stop"
+            )),
+            Status::Busy if matches!(request, Request::Preallocate(_)) => Failure::Refused(format!(
+                "a preallocation runs already on {address}: `claudefs device list --json` shows how far it is"
+            )),
+            Status::Errno(Errno::ENOSPC) if matches!(request, Request::Preallocate(_)) => {
+                Failure::Refused(format!(
+                    "{address}: the file system that holds the device is full, what could be reserved is; free space there, \
+                     then run this again"
+                ))
+            }
+            Status::Errno(Errno::EOPNOTSUPP) if matches!(request, Request::Preallocate(_)) => {
+                Failure::Refused(format!(
+                    "{address}: the file system that holds the device can't reserve blocks; format another with --preallocate"
+                ))
+            }
+            Status::Cancelled if matches!(request, Request::Preallocate(_)) => Failure::Refused(format!(
+                "the node on {address} is stopping: what was reserved stays; run this again when it is back"
             )),
             Status::Busy | Status::Grace => Failure::Refused(format!(
                 "{address} can't do that now ({status:?}): try again in a few seconds"

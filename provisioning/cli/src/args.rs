@@ -288,8 +288,8 @@ pub enum Device {
     List(DeviceList),
     /// Take the new space of a device that was made larger into use, without a stop
     Grow(DeviceGrow),
-    /// Write zeros over all free space, so that first writes are as fast as later ones
-    Preallocate(DeviceGrow),
+    /// Reserve all blocks of a file-backed device, so that the file system below can't run full
+    Preallocate(DevicePreallocate),
 }
 
 /// Lists the devices of a node with their space and health; with --offline, what a device says of itself.
@@ -311,14 +311,38 @@ pub struct DeviceList {
     pub json: bool,
 }
 
-/// Works on one device of a running node.
+/// Takes the new space of a device that was made larger into use, while the node serves.
+///
+/// Make the disk, volume or file larger first. Devices never shrink.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   truncate -s 16G /srv/claudefs.img && claudefs device grow /srv/claudefs.img
-  lvextend -L +1T /dev/vg/claudefs && claudefs device grow
-  claudefs device preallocate")]
+  lvextend -L +1T /dev/vg/claudefs && claudefs device grow")]
 pub struct DeviceGrow {
+    /// Path of the device as the daemon has it; may be left out where there is one
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub device: Option<PathBuf>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reserves all blocks of a file-backed device from the file system below it, while the node serves.
+///
+/// A sparse file takes space as it is written: where something else fills the file system below first, writes fail. After
+/// this they can't, and writes to new places are faster. It goes on in small steps beside other work; interrupting it
+/// keeps what was reserved so far, and running it again goes on from there. A disk or partition needs none of this.
+/// (`claudefs format --preallocate` also writes the blocks, which makes first writes as fast as later ones.)
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  claudefs device preallocate
+  claudefs device preallocate --json /srv/claudefs.img")]
+pub struct DevicePreallocate {
     /// Path of the device as the daemon has it; may be left out where there is one
     #[arg(value_hint = ValueHint::FilePath)]
     pub device: Option<PathBuf>,

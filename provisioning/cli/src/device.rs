@@ -1,19 +1,25 @@
 //! `device`: what a node serves from, and what a device says of itself.
 
-use crate::admin::{self, Target};
-use crate::args::{DeviceGrow, DeviceList};
+use crate::admin::{self, Node, Target};
+use crate::args::{DeviceGrow, DeviceList, DevicePreallocate};
 use crate::failure::Failure;
 use crate::format::device_failure;
 use crate::print::{self, Align, Table, bytes, uuid};
+use crate::progress::Progress;
 use chunkstore::{BlockDevice, DeviceError, FileHandle, FileOptions, Superblock};
 use hugepages::Buf;
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
 use wire::message::{Devices, Grow, Preallocate};
 
 /// Bytes at the start of a device that tell whether anything was ever written there.
 const HEAD: u64 = 1 << 20;
+
+/// Between two looks at a preallocation.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is on a device, as far as it can be told.
 #[derive(Debug)]
@@ -138,12 +144,15 @@ fn render(list: &Value) -> String {
     use Align::{Left, Right};
     let mut out = String::new();
     for d in list.as_array().into_iter().flatten() {
+        // Only a file has something below that may have given it less than its length.
+        let reserved = d["reserved_bytes"].as_f64();
         out += &format!(
-            "{}: {}, {} free, health: {}\n",
+            "{}: {}, {} free, health: {}{}\n",
             text(d, "path"),
             bytes(number(d, "capacity")),
             bytes(free(d)),
-            health(d)
+            health(d),
+            reserved.map(|r| format!(", {} reserved below", bytes(r))).unwrap_or_default(),
         );
         let columns = ["SHARD", "CHUNKS", "USED", "READS", "WRITES", "CHECKPOINTS"];
         let mut table =
@@ -212,15 +221,16 @@ pub(crate) fn grow(args: &DeviceGrow) -> Result<(), Failure> {
         let node = target.connect().await?;
         let list = node.ask(Devices {}).await?;
         let device = choose(&list, args.device.as_deref())?;
-        let found = list.as_array().into_iter().flatten().find(|d| text(d, "path") == device);
-        let before = found.map_or(0.0, |d| number(d, "capacity"));
+        let before = found(&list, &device).map_or(0.0, |d| number(d, "capacity"));
         let answer = node.order(Grow { device: device.as_bytes() }).await?;
         Ok((device, before, answer))
     })?;
-    if args.json {
-        return print::json(&answer);
-    }
     let now = number(&answer, "capacity");
+    if args.json {
+        return print::json(
+            &json!({ "device": device, "capacity": now as u64, "capacity_before": before as u64 }),
+        );
+    }
     print::out(&if now > before {
         format!("{device}: grew from {} to {}\n", bytes(before), bytes(now))
     } else {
@@ -228,18 +238,45 @@ pub(crate) fn grow(args: &DeviceGrow) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn preallocate(args: &DeviceGrow) -> Result<(), Failure> {
+pub(crate) fn preallocate(args: &DevicePreallocate) -> Result<(), Failure> {
     let target = Target::new(&args.remote)?;
-    let (device, answer) = admin::run(async {
+    let (device, mut answer) = admin::run(async {
         let node = target.connect().await?;
         let device = choose(&node.ask(Devices {}).await?, args.device.as_deref())?;
-        if !args.json {
-            print::say(&format!("{device}: writing its free space; this takes as long as filling it"));
-        }
-        let answer = node.order(Preallocate { device: device.as_bytes() }).await?;
+        let answer = preallocated(&node, &device).await?;
         Ok((device, answer))
     })?;
-    if args.json { print::json(&answer) } else { print::out(&format!("{device}: preallocated\n")) }
+    if args.json {
+        answer["device"] = json!(device);
+        return print::json(&answer);
+    }
+    print::out(&if answer["needed"] == Value::Bool(false) {
+        format!("{device}: a disk has all its blocks, nothing is to be reserved\n")
+    } else {
+        let (before, now) = (number(&answer, "reserved_before"), number(&answer, "reserved"));
+        format!("{device}: {} reserved, {} of them now\n", bytes(now), bytes((now - before).max(0.0)))
+    })
+}
+
+/// Gives the order and shows how far it is until it is done. Leaving ends it: the node sees the connection go.
+async fn preallocated(node: &Node<'_>, device: &str) -> Result<Value, Failure> {
+    let mut progress = Progress::new("preallocating");
+    let mut order = pin!(node.order(Preallocate { device: device.as_bytes() }));
+    loop {
+        if let Ok(answer) = reactor::timeout(LOOK, order.as_mut()).await {
+            return answer;
+        }
+        let list = node.ask(Devices {}).await?;
+        let Some(d) = found(&list, device) else { continue };
+        let (done, all) =
+            (number(&d["preallocation"], "done") as u64, number(&d["preallocation"], "all") as u64);
+        progress.at(done, all, || format!("{} of {}", bytes(done as f64), bytes(all as f64)));
+    }
+}
+
+/// A device of a list by its path.
+fn found<'a>(list: &'a Value, path: &str) -> Option<&'a Value> {
+    list.as_array().into_iter().flatten().find(|d| text(d, "path") == path)
 }
 
 #[cfg(test)]

@@ -138,6 +138,39 @@ fn a_node_is_looked_at_scrubbed_and_grown() {
     assert!(node.prints(&["device", "grow", text(&device)]).contains("from 256 MiB to 320 MiB"));
     assert_eq!(node.json(&["device", "list", "--json"])[0]["capacity"].as_u64(), Some(320 << 20));
     fails(&node.run(&["device", "grow", "/dev/other"]), 3, &["/dev/other", text(&device)]);
+    let grown = node.json(&["device", "grow", "--json"]);
+    assert_eq!((grown["device"].as_str(), grown["capacity"].as_u64()), (device.to_str(), Some(320 << 20)));
+}
+
+/// A sparse file gets all its blocks, keeps what it holds, and a second time has nothing to do.
+#[test]
+fn a_device_that_is_a_file_is_reserved_while_it_serves() {
+    use std::os::unix::fs::MetadataExt as _;
+    let node = Running::start();
+    let device = node.path("device");
+    let blocks = || std::fs::metadata(&device).expect("there").blocks() * 512;
+    assert!(blocks() < 256 << 20, "it is sparse");
+    fails(&node.run(&["device", "preallocate", "/dev/other"]), 3, &["/dev/other"]);
+    assert!(node.prints(&["device", "preallocate"]).contains("reserved"));
+    assert!(blocks() >= 256 << 20, "{}", blocks());
+    let again = node.json(&["device", "preallocate", "--json", text(&device)]);
+    assert_eq!((again["needed"].as_bool(), again["device"].as_str()), (Some(true), device.to_str()));
+    let list = node.json(&["device", "list", "--json"]);
+    let report = &list[0]["preallocation"];
+    assert_eq!((report["running"].as_bool(), report["done"].as_u64()), (Some(false), Some(256 << 20)));
+    assert!(list[0]["reserved_bytes"].as_u64() >= Some(256 << 20), "{list}");
+    assert!(node.prints(&["device", "list"]).contains("reserved below"));
+    assert!(node.prints(&["scrub", "--wait"]).contains("no damage found"));
+}
+
+/// Who looks after a node is no client of it: no session is opened, and one that is full of them still answers.
+#[test]
+fn space_and_state_are_told_without_a_session() {
+    let node = Running::start();
+    node.prints(&["df"]);
+    let status = node.json(&["status", "--json"]);
+    assert_eq!(status["sessions"]["open"].as_u64(), Some(0), "{status}");
+    assert!(status["operations"]["OpenSession"].is_null(), "{status}");
 }
 
 #[test]

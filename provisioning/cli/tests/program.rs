@@ -265,10 +265,8 @@ fn under_the_name_of_the_mount_helper_it_mounts() {
     let helper = dir.path().join("mount.claudefs");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_claudefs"), &helper).expect("a link");
     let missing = format!("key={}", dir.path().join("none").display());
-    let out = std::process::Command::new(&helper)
-        .args(["127.0.0.1:/", "/mnt", "-n", "-o", &missing])
-        .output()
-        .expect("it runs");
+    let out =
+        Command::new(&helper).args(["127.0.0.1:/", "/mnt", "-n", "-o", &missing]).output().expect("it runs");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.contains("mount.claudefs: ") && said.contains("key generate"), "{said}");

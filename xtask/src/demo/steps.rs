@@ -62,7 +62,9 @@ pub(super) fn device(layout: &Layout, programs: &Programs, size: u64) -> Result<
     run_bounded(
         Command::new(&programs.claudefs)
             .args(["format", "--yes", "--size", &size.to_string()])
-            .arg(&unfinished),
+            .arg(&unfinished)
+            // It tells how to go on by hand; here `up` goes on.
+            .stdout(Stdio::null()),
         FORMAT_LIMIT,
     )?;
     std::fs::rename(&unfinished, &device).with_context(|| format!("can't name {}", device.display()))

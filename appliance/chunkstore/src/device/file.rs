@@ -186,6 +186,23 @@ impl BlockDevice for FileDevice {
         self.file.fallocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len).await
     }
 
+    async fn reserve(&self, offset: u64, len: u64) -> io::Result<bool> {
+        if self.handle.0.block_device {
+            return Ok(false);
+        }
+        // KEEP_SIZE: a file that someone cuts meanwhile does not grow back under us.
+        self.file.fallocate(FallocateFlags::KEEP_SIZE, offset, len).await.map(|()| true)
+    }
+
+    fn reserved(&self) -> io::Result<Option<u64>> {
+        if self.handle.0.block_device {
+            return Ok(None);
+        }
+        // stat(2): st_blocks counts units of 512 bytes whatever the file system's own block.
+        let blocks = rustix::fs::fstat(&self.handle.0.fd)?.st_blocks;
+        Ok(Some(u64::try_from(blocks).unwrap_or(0).saturating_mul(512)))
+    }
+
     fn wants_trim(&self) -> bool {
         self.handle.0.trim
     }

@@ -36,6 +36,17 @@ pub trait BlockDevice: Clone + 'static {
     /// Says that a range is not needed any more; it may read as anything.
     fn trim(&self, offset: u64, len: u64) -> impl Future<Output = io::Result<()>>;
 
+    /// Has what lies below keep space for a range, whose contents stay; false where nothing lies below that could run full.
+    fn reserve(&self, offset: u64, len: u64) -> impl Future<Output = io::Result<bool>> {
+        let _ = (offset, len);
+        std::future::ready(Ok(false))
+    }
+
+    /// Bytes that what lies below has given to this device so far; `None` where nothing lies below.
+    fn reserved(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Whether freed space should be trimmed at all.
     fn wants_trim(&self) -> bool {
         false

@@ -88,7 +88,7 @@ pub(crate) fn mutates(op: &Op<'_>) -> bool {
 }
 
 /// One inode per free block is what free space could hold: an inode, its name and its log share a block.
-fn stat_fs(s: &Space, inodes: u64) -> wire::StatFs {
+pub(crate) fn stat_fs(s: &Space, inodes: u64) -> wire::StatFs {
     wire::StatFs {
         blocks: s.blocks.into(),
         free: s.free.into(),
