@@ -21,7 +21,10 @@ pub fn check() -> Result<()> {
     step("Tidy");
     crate::tidy::run(&crate::tidy::TidyArgs { shrink: false })?;
     step("Clippy");
-    run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    let features = ["--workspace", "--all-targets", "--all-features", "--quiet"];
+    run(cargo().arg("clippy").args(features).args(["--", "-D", "warnings"]))?;
+    step("Documentation");
+    run(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     step("Licences, bans and sources of dependencies");
     if has_cargo_command("deny") {
         run(cargo().args(["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;

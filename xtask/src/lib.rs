@@ -44,7 +44,7 @@ pub enum Task {
     /// Installs the Debian packages that tests need, builds, and runs everything with cargo-nextest if it is installed,
     /// else with `cargo test`. Tests that cannot run on this machine are named and counted as skipped.
     Test(suite::TestArgs),
-    /// What to run before each commit: formatting, clippy without warnings, tidy, cargo-deny where installed
+    /// What to run before each commit: formatting, tidy, clippy and documentation without warnings, cargo-deny where installed
     Check,
     /// Check the rules of the repository that no compiler checks (layers, heads of modules, lengths of files, ...)
     Tidy(tidy::TidyArgs),
