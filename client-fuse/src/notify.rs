@@ -8,7 +8,9 @@
 //!    reactor, and the server executes what is in flight from the holder before the operation that caused the recall.
 //! 2. *Directories.* `NOTIFY_INVAL_ENTRY` takes the parent directory's lock, which a create, unlink, rename or lookup in it holds until we have
 //!    answered. Two clients that create in one directory would wait for each other if the server queued the holder's create behind the
-//!    recall; it does not (DESIGN decision 8), and names get a lifetime only under an exclusive lease to begin with.
+//!    recall; it does not (DESIGN decision 8), and names get a lifetime only under an exclusive lease to begin with. A rename or rmdir holds the
+//!    locks of several directories and can wait for another client's lease on one while its own names of another are recalled; then the client
+//!    answers it with ESTALE, and the kernel lets go of the locks and tries once more (`client/src/changes.rs`).
 //! 3. *Each other.* With one thread, an invalidation that waits (for directory A) would hold up the next (for directory B) that another client waits
 //!    for while it holds what A's create needs: a cycle over two clients. So invalidations run beside each other, on up to
 //!    [`THREADS_MAX`] threads. Where even that many are stuck, the server's recall timeout fences the session.

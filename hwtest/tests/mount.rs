@@ -36,6 +36,8 @@ fn mount_agrees_with_another_mount() {
     let mut rig = Rig::start(&Setup::default()).expect("a daemon");
     let (a, b) = (rig.mount("one").expect("a mount"), rig.mount("two").expect("a second mount"));
     pairs::run(&a, &b).expect("both agree");
+    let said = fs::read_to_string(rig.log()).expect("the daemon's log");
+    assert!(!said.contains("fenced"), "neither had to be thrown out:\n{said}");
     fs::create_dir(a.join("contended")).expect("a folder");
     let rounds = pairs::contend(
         &a.join("contended"),

@@ -100,6 +100,7 @@ impl Client {
             fenced: e.fenced.get(),
             lapses: e.lapses.get(),
             retries: e.retries.get(),
+            gave_way: e.gave_way.get(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! the operations mean; those are in `op_*.rs`.
 
 use crate::cancel::Interrupt;
+use crate::changes::Changes;
 use crate::client::Options;
 use crate::hold::{Counter, Hold};
 use crate::leases::{Cover, Since, Table};
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     pub(crate) housekeeping: Notify,
     /// Waits for locks that occupy a slot at the server.
     pub(crate) lock_waits: Cell<u16>,
+    /// Own changes of names under way.
+    pub(crate) changes: Changes,
     /// Rung at the end.
     pub(crate) stop: Rc<Event>,
 }
@@ -122,6 +125,7 @@ impl Core {
             forgotten: RefCell::default(),
             housekeeping: Notify::new(),
             lock_waits: Cell::new(0),
+            changes: Changes::default(),
             stop: Rc::default(),
         })
     }
@@ -147,6 +151,10 @@ impl Core {
             if self.session.stopping.get() {
                 return Err(Refused::Errno(Errno::EIO));
             }
+            let gives_way = out.gives_way.as_ref().is_some_and(|e| e.is_set());
+            if gives_way {
+                return Err(Refused::Errno(Errno::ESTALE));
+            }
             let reply = self.send(ctx, out, once).await?;
             match reply.status {
                 Status::Ok => return Ok(reply),
@@ -160,6 +168,9 @@ impl Core {
                     }
                 }
                 Status::Grace | Status::Busy | Status::StaleEpoch | Status::Expired => {}
+                Status::Cancelled if out.gives_way.as_ref().is_some_and(|e| e.is_set()) => {
+                    return Err(Refused::Errno(Errno::ESTALE));
+                }
                 Status::Cancelled => return Err(Refused::Errno(Errno::EINTR)),
                 Status::Unsupported => return Err(Refused::Errno(Errno::EOPNOTSUPP)),
                 Status::BadSequence | Status::Denied | Status::Malformed | Status::Unknown(_) => {
@@ -182,8 +193,16 @@ impl Core {
     }
 
     async fn send(&self, ctx: &Ctx, out: &Outgoing<'_>, once: bool) -> std::result::Result<Reply, Refused> {
-        let Pending { reply, .. } = self.rpc.call(out);
-        let mut reply = reply;
+        let Pending { id, mut reply } = self.rpc.call(out);
+        if let Some(event) = &out.gives_way {
+            let asked = race(event.wait(), ctx.cancel.reached(Interrupt::Kill));
+            match race(&mut reply, asked).await {
+                Either::Left(answer) => return Ok(answer),
+                // Whether it ran, its answer tells.
+                Either::Right(Either::Left(())) => self.rpc.cancel(id),
+                Either::Right(Either::Right(_)) => {}
+            }
+        }
         match race(&mut reply, ctx.cancel.reached(Interrupt::Kill)).await {
             Either::Left(answer) => Ok(answer),
             Either::Right(_) => {

@@ -6,6 +6,7 @@
 //! One recall's way: `session.rs` (notified) → `leases.rs` (bookkeeping) → `recall.rs` (invalidate, give back).
 
 mod cancel;
+mod changes;
 mod client;
 mod core;
 mod gate;

@@ -332,7 +332,7 @@ impl Rpc for Link {
         let flags = if out.need_lease { Flags::NEED_LEASE } else { Flags::none() };
         let options = CallOptions { shard: out.shard, flags, deadline: None };
         let payload = out.payload.iter().cloned().collect();
-        let waits = matches!(out.request, Request::SetLock(lock) if lock.wait);
+        let waits = out.gives_way.is_some() || matches!(out.request, Request::SetLock(lock) if lock.wait);
         let cancel = waits.then(|| Rc::new(Event::new()));
         let call = Prepared { opcode: out.request.opcode(), body, payload, options, cancel: cancel.clone() };
         if out.scope == Scope::Connection {

@@ -72,6 +72,17 @@ impl Locks {
         self.held.remove(&(ino, space, owner));
         self.lost.remove(&(ino, space, owner));
     }
+    /// Does the owner hold a flock of another kind?
+    pub(crate) fn converts(&self, ino: Ino, owner: LockOwner, kind: LockKind) -> bool {
+        let held = self.held.get(&(ino, LockSpace::Flock, owner));
+        held.is_some_and(|list| list.iter().any(|h| h.kind != kind))
+    }
+    /// Does another owner of this client hold a flock that is in the way?
+    pub(crate) fn blocks_flock(&self, ino: Ino, owner: LockOwner, what: LockType) -> bool {
+        let of = |key: &Key| key.0 == ino && key.1 == LockSpace::Flock && key.2 != owner;
+        let write = what == LockType::Lock(LockKind::Write);
+        self.held.iter().any(|(key, list)| of(key) && list.iter().any(|h| write || h.kind == LockKind::Write))
+    }
     /// Does the owner hold any, or has it lost some?
     pub(crate) fn concerns(&self, ino: Ino, space: LockSpace, owner: LockOwner) -> bool {
         self.held.contains_key(&(ino, space, owner)) || self.is_lost(ino, space, owner)

@@ -11,8 +11,9 @@ use crate::service::{Conflict, Ctx, Handle, Ino, LockOwner, LockRequest, Result}
 use wire::message;
 use wire::types::{Errno, LockKind, LockSpace, LockType, Status};
 
-/// How long a conflicting flock is asked for again before it counts: long against a close's way to the server, short for a person.
-const LATE_CLOSE: std::time::Duration = std::time::Duration::from_millis(15);
+/// How long a flock that conflicts with another client's is asked for again before that counts: long against a close's way to
+/// the server, short for a person.
+const LATE_CLOSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// One of the slots that waits for locks may occupy: half of all, so that the unlock which ends the wait finds one.
 struct WaitSlot<'a>(&'a Core);
@@ -70,6 +71,14 @@ impl Core {
         }
         let _busy = if unlock { None } else { Some(self.handle(ino, handle)?) };
         let request = message::SetLock { ino, space, owner, lock: kind, range, pid, wait };
+        if let LockType::Lock(kind) = kind
+            && space == LockSpace::Flock
+            && self.locks.borrow().converts(ino, owner, kind)
+        {
+            // A flock that is converted is given up first (flock(2)), whatever becomes of the new one. As a step of its own, so
+            // that what is reclaimed after a restart is what is held.
+            self.release_owner(ctx, ino, space, owner).await?;
+        }
         if wait && !unlock {
             match WaitSlot::take(self) {
                 Some(_slot) => self.wait_for_lock(ctx, request).await?,
@@ -89,7 +98,10 @@ impl Core {
         let end = self.rpc.now() + LATE_CLOSE;
         loop {
             match self.ask(ctx, Outgoing::new(request)).await {
-                Err(Errno::EAGAIN) if request.space == LockSpace::Flock && self.rpc.now() < end => {}
+                Err(Errno::EAGAIN)
+                    if request.space == LockSpace::Flock
+                        && self.rpc.now() < end
+                        && !self.locks.borrow().blocks_flock(request.ino, request.owner, request.lock) => {}
                 other => return other.map(|_| ()),
             }
             let pause = self.rpc.sleep(backoff.next());
@@ -193,10 +205,11 @@ impl Core {
         if !concerned {
             return Ok(());
         }
+        // Before the server knows: the process believes them free from now on, so a restart must not bring them back.
+        self.locks.borrow_mut().release(ino, space, owner);
         if !lost {
             self.ask(ctx, Outgoing::new(message::ReleaseOwner { ino, space, owner })).await?;
         }
-        self.locks.borrow_mut().release(ino, space, owner);
         Ok(())
     }
 }

@@ -6,17 +6,18 @@
 //! A rename takes a name's lifetime along to the new name, without asking. So before a rename that may do this, a lease of
 //! the new directory is taken, and a recall of it waits for the rename: then it takes the new name out, too.
 
+use crate::changes::Change;
 use crate::core::{Core, cred};
 use crate::hold::{Counter, Hold};
 use crate::leases::{Cover, Since};
 use crate::names::Name;
 use crate::opens::{MAX_HANDLES, Open, wire_flags};
-use crate::rpc::Outgoing;
+use crate::rpc::{Outgoing, Reply};
 use crate::service::{
     Create, Created, Ctx, DirEntry, DirPage, Entry, Found, Handle, Ino, IoMode, OpenFlags, Recall,
     RenameMode, Renamed, Result, TTL_LEASED,
 };
-use crate::stats::Op;
+use crate::stats::{Op, add};
 use hugepages::Bytes;
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -30,30 +31,6 @@ const NAME_MAX: usize = 255;
 
 /// Bytes of a directory page asked for at most.
 const PAGE_MAX: u32 = wire::limits::MAX_PAYLOAD as u32;
-
-/// An own change of names, from before it is sent until it has been answered.
-pub(crate) struct Change {
-    core: Rc<Core>,
-    dirs: SmallVec<[Ino; 2]>,
-}
-
-impl Change {
-    fn new(core: &Core, names: &[(Ino, &[u8])]) -> Option<Rc<Self>> {
-        let core = core.me.upgrade()?;
-        let mut table = core.table.borrow_mut();
-        names.iter().for_each(|(dir, name)| table.change_begins(*dir, name));
-        drop(table);
-        let dirs = names.iter().map(|(dir, _)| *dir).collect();
-        Some(Rc::new(Self { core, dirs }))
-    }
-}
-
-impl Drop for Change {
-    fn drop(&mut self) {
-        let mut table = self.core.table.borrow_mut();
-        self.dirs.iter().for_each(|dir| table.change_ends(*dir));
-    }
-}
 
 /// Names that take over the lifetime of another in the kernel; recalls of their directories wait while it lives.
 struct Carried<'n> {
@@ -108,6 +85,25 @@ impl Core {
         }
     }
 
+    /// Asks for a change of names, which gives way where a recall waits for it.
+    async fn ask_changing(
+        &self,
+        ctx: &Ctx,
+        mut out: Outgoing<'_>,
+        change: Option<&Rc<Change>>,
+    ) -> Result<Reply> {
+        let Some(change) = change else { return self.ask(ctx, out).await };
+        out.keep = Some(Rc::clone(change) as Rc<dyn std::any::Any>);
+        out.gives_way = change.gives_way();
+        let asked = out.gives_way.clone();
+        let result = self.ask(ctx, out).await;
+        if matches!(result, Err(Errno::ESTALE)) && asked.is_some_and(|e| e.is_set()) {
+            add(&self.stats.events.gave_way, 1);
+            change.gave_way();
+        }
+        result
+    }
+
     /// What covers names of `dir` in a reply; `mine` own changes of it are under way on this request's behalf.
     fn cover_of_dir(&self, dir: Ino, since: Since, grant: &Grant, mine: u32) -> Cover {
         let mut table = self.table.borrow_mut();
@@ -153,8 +149,8 @@ impl Core {
         let open = c.open.unwrap_or_default();
         let (since, blank) = self.before(dir);
         let names = [(dir, name)];
-        let change = Change::new(self, if c.tmpfile { &[] } else { &names });
-        let mut out = Outgoing::new(message::Create {
+        let change = Change::new(self, ctx, if c.tmpfile { &[] } else { &names });
+        let out = Outgoing::new(message::Create {
             dir,
             mode: c.mode,
             umask: ctx.umask & 0o777,
@@ -165,8 +161,7 @@ impl Core {
             name,
             target: c.target,
         });
-        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
-        let reply = self.ask(ctx, out).await?;
+        let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         let made = self.decode::<message::Create<'_>>(&reply)?;
         let dir_cover = self.cover_of_dir(dir, since, &made.dir_grant, 1);
         let cover = self.learn(&made.attr, blank, &made.grant);
@@ -219,10 +214,9 @@ impl Core {
     pub(crate) async fn link(&self, ctx: &Ctx, ino: Ino, dir: Ino, name: &[u8]) -> Result<Entry> {
         check_name(name)?;
         let (since, blank) = self.before(dir);
-        let change = Change::new(self, &[(dir, name)]);
-        let mut out = Outgoing::new(message::Link { ino, dir, name });
-        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
-        let reply = self.ask(ctx, out).await?;
+        let change = Change::new(self, ctx, &[(dir, name)]);
+        let out = Outgoing::new(message::Link { ino, dir, name });
+        let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         let e = self.decode::<message::Link<'_>>(&reply)?;
         let dir_cover = self.cover_of_dir(dir, since, &e.dir_grant, 1);
         let cover = self.learn(&e.attr, blank, &e.grant);
@@ -232,14 +226,13 @@ impl Core {
     pub(crate) async fn remove(&self, ctx: &Ctx, dir: Ino, name: &[u8], is_dir: bool) -> Result<()> {
         check_name(name)?;
         let (since, _) = self.before(dir);
-        let change = Change::new(self, &[(dir, name)]);
-        let mut out = if is_dir {
+        let change = Change::new(self, ctx, &[(dir, name)]);
+        let out = if is_dir {
             Outgoing::new(message::Rmdir { dir, name })
         } else {
             Outgoing::new(message::Unlink { dir, name })
         };
-        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
-        let reply = self.ask(ctx, out).await?;
+        let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         // Rmdir and Unlink have the same answer.
         let removed = self.decode::<message::Unlink<'_>>(&reply)?;
         let cover = self.cover_of_dir(dir, since, &removed.dir_grant, 1);
@@ -265,21 +258,20 @@ impl Core {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        let carried = self.carried(ctx, from, to, mode).await;
+        let change = Change::new(self, ctx, &[from, to]);
+        let carried = self.carried(ctx, from, to, mode, change.as_deref()).await;
         let (since, new_since) = {
             let table = self.table.borrow();
             (table.since(from.0), table.since(to.0))
         };
-        let change = Change::new(self, &[from, to]);
-        let mut out = Outgoing::new(message::Rename {
+        let out = Outgoing::new(message::Rename {
             dir: from.0,
             new_dir: to.0,
             flags,
             name: from.1,
             new_name: to.1,
         });
-        out.keep = change.clone().map(|c| c as Rc<dyn std::any::Any>);
-        let reply = self.ask(ctx, out).await?;
+        let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         let done = self.decode::<message::Rename<'_>>(&reply)?;
         let mine = if from.0 == to.0 { 2 } else { 1 };
         let cover = self.cover_of_dir(from.0, since, &done.dir_grant, mine);
@@ -314,6 +306,7 @@ impl Core {
         from: (Ino, &'n [u8]),
         to: (Ino, &'n [u8]),
         mode: RenameMode,
+        change: Option<&Change>,
     ) -> Carried<'n> {
         let mut carried = Carried { names: SmallVec::new(), _hold: Hold::none() };
         let back = (mode == RenameMode::Exchange).then_some((to, from));
@@ -329,7 +322,9 @@ impl Core {
                 let since = self.table.borrow().since(new.0);
                 let request = message::AcquireLease { ino: new.0, mode: LeaseMode::Shared };
                 // Without a lease the name is taken out right after; the rename itself tells what is wrong, if anything is.
-                if let Ok(reply) = self.ask(ctx, Outgoing::new(request)).await
+                let mut out = Outgoing::new(request);
+                out.gives_way = change.and_then(Change::gives_way);
+                if let Ok(reply) = self.ask(ctx, out).await
                     && let Ok(got) = self.decode::<message::AcquireLease>(&reply)
                 {
                     self.learn(&got.attr, since, &got.grant);

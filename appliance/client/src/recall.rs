@@ -8,7 +8,8 @@
 //!    a bounded time, since the invalidation may wait for their pages after all (a large folio, say);
 //! 5. LeaseReturn, and when it is answered those that waited go on, under a new lease.
 //!
-//! Must not hold back anything but reads and writes of the one file, and these only in step 4.
+//! Must not hold back anything but reads and writes of the one file, and these only in step 4. What steps 2 and 3 wait for
+//! may be a rename of this client's own that waits for another client's lease: it is asked to give way (`changes.rs`).
 
 use crate::core::Core;
 use crate::gate::{Closed, Gate};
@@ -19,6 +20,8 @@ use crate::service::{Invalidator, Recall, Stale};
 use crate::stats::add;
 use reactor::sync::{Notify, oneshot};
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use wire::limits::MAX_LIST;
@@ -31,6 +34,13 @@ const ROUND: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 
 /// Rounds in which only reads wait. Writers in a loop are held back after.
 const ROUNDS_FOR_WRITES: u32 = 4;
+
+/// How long own changes of names may hold up an invalidation before they are asked to give way: they take less unless they
+/// wait for a lease.
+const OWN_FIRST: Duration = Duration::from_millis(5);
+
+/// Turns of that after which all changes are asked, not only those known to be of the directory.
+const TURNS_FOR_EVERY: u32 = 5;
 
 /// Recalls of the client's own that run side by side.
 const SIDE_BY_SIDE: usize = 64;
@@ -107,7 +117,7 @@ impl Core {
         let invalidator = self.invalidator.borrow().clone();
         loop {
             let Some(job) = self.table.borrow_mut().job(ino) else { return };
-            job.replies.drained().await;
+            self.patiently(ino, job.replies.drained()).await;
             self.invalidate(ino, &job, invalidator.as_ref()).await;
             let (returned, life) = {
                 let mut table = self.table.borrow_mut();
@@ -143,10 +153,23 @@ impl Core {
         }
         if job.attrs || job.data || !names.is_empty() {
             let data = if job.data { Stale::All } else { Stale::Nothing };
-            invalidator.invalidate(Recall { ino, attrs: job.attrs, data, names }).await;
+            let named = !names.is_empty();
+            let work = invalidator.invalidate(Recall { ino, attrs: job.attrs, data, names });
+            if named { self.patiently(ino, work).await } else { work.await }
         }
         if let Some(gate) = job.gate.as_ref().filter(|_| job.data && job.keep == LeaseMode::None) {
             self.rounds(ino, gate, invalidator).await;
+        }
+    }
+
+    /// Waits for what may wait for own changes of names of `dir` in turn; these are asked to give way then.
+    async fn patiently(&self, dir: Ino, work: impl Future<Output = ()>) {
+        let mut work = pin!(work);
+        for turn in 1_u32.. {
+            if let Either::Left(()) = race(work.as_mut(), self.rpc.sleep(OWN_FIRST)).await {
+                return;
+            }
+            self.changes.give_way(dir, turn >= TURNS_FOR_EVERY);
         }
     }
 

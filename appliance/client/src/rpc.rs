@@ -4,6 +4,7 @@
 //! implements [`Rpc`] keeps connections, slots and sequences; the client keeps what a session holds.
 
 use hugepages::Bytes;
+use reactor::sync::Event;
 use std::any::Any;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub enum Scope {
 }
 
 /// A request to send.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Outgoing<'a> {
     /// The message.
     pub request: Request<'a>,
@@ -39,6 +40,14 @@ pub struct Outgoing<'a> {
     pub scope: Scope,
     /// Kept until the answer, even if nobody waits for it any more. Not for the [`Rpc`] to look at.
     pub keep: Option<Rc<dyn Any>>,
+    /// Rung when it is to give way to others: then it is cancelled. A wait for a lock can always be.
+    pub gives_way: Option<Rc<Event>>,
+}
+
+impl std::fmt::Debug for Outgoing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").field("request", &self.request).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Outgoing<'a> {
@@ -51,6 +60,7 @@ impl<'a> Outgoing<'a> {
             shard: ShardId(0),
             scope: Scope::Session,
             keep: None,
+            gives_way: None,
         }
     }
 }
@@ -126,8 +136,9 @@ pub trait Rpc {
     fn start(&self, events: Rc<dyn Events>);
     /// Sends a request.
     fn call(&self, out: &Outgoing<'_>) -> Pending;
-    /// Asks the server to give up a wait for a lock. It is answered all the same: with the result if that is known,
-    /// else [`Status::Cancelled`], which does not prove that the lock was not granted.
+    /// Asks the server to give up a wait: for a lock, or of a request with [`Outgoing::gives_way`]. It is answered all the
+    /// same: with the result if that is known, else [`Status::Cancelled`]. That proves that the request had no effect, save
+    /// for a lock, which may have been granted.
     fn cancel(&self, id: CallId);
     /// The server has given the session up: connect anew under another identity, with fresh slots. Unanswered requests
     /// that change something and may have been sent end with [`Status::Fenced`]; all others are sent then.

@@ -154,9 +154,10 @@ impl Core {
                 tracing::error!(%error, "the server does not take open files back; deleted ones may be lost");
             }
         }
-        self.step(message::ReclaimDone {}).await?;
+        // Before the server counts the session as whole: if the answer is lost, the next connection is asked for nothing.
         let lost = self.table.borrow_mut().reclaimed(&accepted);
         self.run_recalls(&lost);
+        self.step(message::ReclaimDone {}).await?;
         tracing::info!(
             leases = accepted.len(),
             locks = locks.len(),

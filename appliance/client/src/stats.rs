@@ -52,6 +52,7 @@ pub(crate) struct Events {
     pub(crate) fenced: Cell<u64>,
     pub(crate) lapses: Cell<u64>,
     pub(crate) retries: Cell<u64>,
+    pub(crate) gave_way: Cell<u64>,
     pub(crate) read_bytes: Cell<u64>,
     pub(crate) written_bytes: Cell<u64>,
 }
@@ -171,6 +172,8 @@ pub struct Snapshot {
     pub lapses: u64,
     /// Requests repeated (grace, busy, stale object).
     pub retries: u64,
+    /// Changes of names that gave way to a recall and were tried again by the kernel.
+    pub gave_way: u64,
 }
 
 #[cfg(test)]

@@ -138,6 +138,8 @@ struct Inner {
     link: Rc<Link>,
     pending: RefCell<Pending<Waiting>>,
     credits: Semaphore,
+    /// Credits of requests that others wait for: see [`is_urgent`].
+    urgent: Semaphore,
     sequence: Cell<u64>,
     answered: Cell<u64>,
 }
@@ -161,6 +163,14 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Connection(to {})", self.inner.options.address)
     }
+}
+
+/// Credits kept back for requests that others wait for.
+const URGENT: u16 = 8;
+
+/// Set-up of a session, and the return of leases: requests that hold all other credits may wait for these at the server.
+fn is_urgent(opcode: Opcode) -> bool {
+    (Opcode::OpenSession as u16..=Opcode::LeaseReturn as u16).contains(&(opcode as u16))
 }
 
 /// Credits kept back for KeepAlive, which the server answers without counting.
@@ -197,7 +207,8 @@ impl Connection {
             agreed,
             link: Rc::clone(&link),
             pending: RefCell::new(Pending::new(credits.saturating_add(SPARE))),
-            credits: Semaphore::new(usize::from(credits)),
+            credits: Semaphore::new(usize::from(credits.saturating_sub(URGENT).max(1))),
+            urgent: Semaphore::new(usize::from(URGENT.min(credits.saturating_sub(1)).max(1))),
             sequence: Cell::new(0),
             answered: Cell::new(0),
         });
@@ -254,7 +265,8 @@ impl Connection {
     /// Sends once a credit is free. `sequence` is chosen here for [`Slot::IDEMPOTENT`].
     pub(crate) async fn begin(&self, request: &Prepared, slot: Slot, sequence: u64) -> Result<Flight, Error> {
         let inner = &self.inner;
-        let credit = inner.credits.acquire().await;
+        let credits = if is_urgent(request.opcode) { &inner.urgent } else { &inner.credits };
+        let credit = credits.acquire().await;
         let Ok(credit) = credit else { return Err(inner.lost()) };
         inner.send(request, slot, sequence, Some(credit))
     }
@@ -399,6 +411,7 @@ impl Inner {
         };
         self.link.close(reason);
         self.credits.close();
+        self.urgent.close();
         // Dropping the senders tells those who wait.
         drop(self.pending.borrow_mut().clear());
     }

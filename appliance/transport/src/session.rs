@@ -226,7 +226,8 @@ impl Session {
         let prepared = Prepared::new(request, payload, options)?;
         let once = prepared.opcode.class() == Class::Once;
         let run = async {
-            let (slot, sequence) = if once { self.slot().await? } else { (Slot::IDEMPOTENT, 0) };
+            let (slot, sequence) =
+                if once { self.slot(cancel.as_deref()).await? } else { (Slot::IDEMPOTENT, 0) };
             let session = self.clone();
             let call = Call { session, request: prepared, slot, sequence, cancel, flight: None, sent: false };
             let mut guard = Guard(Some(call));
@@ -243,16 +244,25 @@ impl Session {
         }
     }
 
-    async fn slot(&self) -> Result<(Slot, u64), Error> {
+    async fn slot(&self, cancel: Option<&Event>) -> Result<(Slot, u64), Error> {
         loop {
             if self.0.stopped.get() {
                 return Err(Error::Stopped);
             }
             let taken = self.0.slots.borrow_mut().take();
-            match taken {
-                Some(taken) => return Ok(taken),
-                None => self.0.slot_free.notified().await,
+            if let Some(taken) = taken {
+                return Ok(taken);
             }
+            let Some(cancel) = cancel else {
+                self.0.slot_free.notified().await;
+                continue;
+            };
+            let (mut free, mut cancelled) = (pin!(self.0.slot_free.notified()), pin!(cancel.wait()));
+            poll_fn(|cx| match cancelled.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(Error::Cancelled)),
+                Poll::Pending => free.as_mut().poll(cx).map(Ok),
+            })
+            .await?;
         }
     }
 }

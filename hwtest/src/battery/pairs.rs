@@ -8,8 +8,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ pub const PAIRS: &[(&str, Pair)] = &[
     ("truncate", truncate),
     ("rename and unlink", rename_and_unlink),
     ("moved directories", moved_directories),
+    ("renames in opposite directions", opposite),
     ("overwriting", overwrite),
     ("shared maps", maps),
     ("locks", locks),
@@ -116,6 +117,45 @@ fn moved_directories(a: &Path, b: &Path) -> Result<()> {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
             ensure!(text == "kept", "what was opened at the old place stays readable");
+        }
+    }
+    Ok(())
+}
+
+/// Each side has a folder to itself, which its kernel caches; then both move things into the other's at once. Each kernel could
+/// forget its names only after its own rename, and each rename waited for the other's: nothing went on until one was fenced.
+fn opposite(a: &Path, b: &Path) -> Result<()> {
+    for n in 0..20 {
+        let folders = [format!("{n}-a"), format!("{n}-b")];
+        for folder in &folders {
+            fs::create_dir(a.join(folder))?;
+        }
+        let start = Barrier::new(2);
+        let side = |dir: &Path, here: &str, there: &str| -> Result<()> {
+            let (here, there) = (dir.join(here), dir.join(there));
+            let made = (0..3).try_for_each(|i| {
+                fs::write(here.join(format!("file{i}")), "x")?;
+                fs::create_dir(here.join(format!("folder{i}")))
+            });
+            start.wait();
+            made?;
+            for i in 0..3 {
+                let other = there.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                fs::rename(here.join(format!("file{i}")), there.join(format!("file{i}-to-{other}")))?;
+                fs::rename(here.join(format!("folder{i}")), there.join(format!("folder{i}-to-{other}")))?;
+                fs::remove_dir(there.join(format!("folder{i}-to-{other}")))?;
+            }
+            Ok(())
+        };
+        let [first, second] = &folders;
+        std::thread::scope(|s| {
+            let one = s.spawn(|| side(a, first, second));
+            side(b, second, first)?;
+            one.join().unwrap_or_else(|_| bail!("a side panicked"))
+        })?;
+        for (dir, folder) in [(a, second), (b, first)] {
+            let left = fs::read_dir(dir.join(folder))?.count();
+            ensure!(left == 3, "{left} of 3 files arrived in {folder}");
         }
     }
     Ok(())

@@ -228,7 +228,9 @@ impl Rig {
         ["--server".into(), self.address().to_string(), "--key".into(), self.text(&self.key())]
     }
 
-    fn log(&self) -> PathBuf {
+    /// What the daemon said.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
         self.dir.join("claudefsd.log")
     }
 

@@ -6,6 +6,7 @@ use crate::service::*;
 use crate::{CancelToken, Interrupt};
 use std::rc::Rc;
 use wire::Opcode;
+use wire::message::SessionPhase;
 
 pub(super) fn lock(kind: LockType) -> LockRequest {
     LockRequest { space: LockSpace::Posix, owner: LockOwner(9), kind, range: LockRange::ALL, pid: 4 }
@@ -125,4 +126,41 @@ fn a_flock_that_a_close_is_about_to_free_is_asked_for_again() {
     let ctx = Ctx::default();
     let record = client.setlk(&ctx, Ino(5), h, lock(WRITE), false);
     assert_eq!(fake.run(record), Err(Errno::EAGAIN));
+}
+
+/// A restart of the server brought a lock back whose file was closed already, and everybody else waited for it.
+#[test]
+fn a_lock_whose_release_has_begun_is_not_reclaimed() {
+    let (fake, client, h) = opened(b"", false);
+    let flock = LockRequest { space: LockSpace::Flock, ..lock(WRITE) };
+    fake.run(client.setlk(&Ctx::default(), Ino(5), h, flock, false)).expect("locked");
+    fake.model.borrow_mut().held_back.insert(Opcode::ReleaseOwner);
+    let closing = client.clone();
+    let close = async move {
+        let closed = closing.close(&Ctx::default(), Ino(5), h, Some(flock.owner)).await;
+        assert_eq!(closed, Ok(()));
+    };
+    crate::rpc::Rpc::spawn(&*fake, Box::pin(close));
+    fake.settle();
+    assert_eq!(fake.waiting(), [Opcode::ReleaseOwner]);
+    fake.model.borrow_mut().phases.push_back(Ok(SessionPhase::Reclaim));
+    fake.cut();
+    fake.settle();
+    let model = fake.model.borrow();
+    assert_eq!((client.stats().reclaims, model.reclaimed_locks.len()), (1, 0));
+}
+
+/// A flock whose conversion was refused is lost (flock(2)), but the client went on to believe in it and reclaimed it after a
+/// restart, against whoever had got it since.
+#[test]
+fn a_flock_that_a_refused_conversion_lost_is_not_reclaimed() {
+    let (fake, client, h) = opened(b"", false);
+    let (ctx, read) = (Ctx::default(), LockType::Lock(LockKind::Read));
+    let flock = |kind| LockRequest { space: LockSpace::Flock, ..lock(kind) };
+    fake.run(client.setlk(&ctx, Ino(5), h, flock(read), false)).expect("locked");
+    let eagain = wire::Status::Errno(Errno::EAGAIN);
+    fake.model.borrow_mut().refuse.insert(Opcode::SetLock, std::iter::repeat_n(eagain, 200).collect());
+    let refused = fake.run(client.setlk(&ctx, Ino(5), h, flock(WRITE), false));
+    assert_eq!((refused, client.stats().lock_owners), (Err(Errno::EAGAIN), 0));
+    assert_eq!(fake.model.borrow().count(Opcode::ReleaseOwner), 1);
 }

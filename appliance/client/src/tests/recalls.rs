@@ -88,6 +88,50 @@ fn a_name_keeps_its_lifetime_through_a_rename_and_is_recalled_under_the_new_one(
     assert_eq!((asked[1].ino, &asked[1].names[..]), (Ino(7), &[Box::from(&b"h"[..])][..]));
 }
 
+/// Two mounts that renamed in opposite directions between two directories stood still until one was fenced: each kernel could
+/// invalidate a name only after its own rename, which waited for the other's lease.
+#[test]
+fn a_rename_that_a_recall_waits_for_gives_way_once() {
+    let fake = Fake::new();
+    for (ino, kind) in [(5, FileKind::Regular), (6, FileKind::Directory)] {
+        fake.model.borrow_mut().add(Ino(ino), kind, b"");
+    }
+    fake.model.borrow_mut().name(ROOT_INO, b"f", Ino(5));
+    let client = fake.client();
+    let (kernel, ctx) = (kernel(&client), Ctx { pid: 9, ..Ctx::default() });
+    fake.run(client.lookup(&ctx, ROOT_INO, b"f")).expect("there");
+    let rename = || {
+        let (client, ctx) = (client.clone(), ctx.clone());
+        let result = Rc::new(Cell::new(None));
+        let out = Rc::clone(&result);
+        let work = async move {
+            let to = (Ino(6), &b"g"[..]);
+            out.set(Some(client.rename(&ctx, ROOT_INO, b"f", to.0, to.1, RenameMode::Replace).await));
+        };
+        crate::rpc::Rpc::spawn(&*fake, Box::pin(work));
+        fake.settle();
+        result
+    };
+    // The server holds the rename back, since it waits for another client's lease.
+    fake.model.borrow_mut().held_back.insert(Opcode::Rename);
+    let first = rename();
+    recall(&fake, ROOT_INO, LeaseMode::None);
+    assert_eq!((first.take(), kernel.asked.borrow().len()), (None, 1));
+    fake.run(crate::rpc::Rpc::sleep(&*fake, std::time::Duration::from_millis(20)));
+    assert_eq!(first.take(), Some(Err(Errno::ESTALE)));
+    assert!(fake.waiting().is_empty(), "it is withdrawn");
+    // The kernel's second try waits for as long as it takes.
+    let second = rename();
+    fake.run(crate::rpc::Rpc::sleep(&*fake, std::time::Duration::from_millis(200)));
+    assert_eq!((second.take(), fake.waiting()), (None, vec![Opcode::Rename]));
+    kernel.go.set();
+    fake.model.borrow_mut().held_back.clear();
+    fake.serve();
+    fake.settle();
+    assert!(matches!(second.take(), Some(Ok(_))));
+    assert_eq!(client.stats().gave_way, 1);
+}
+
 #[test]
 fn what_is_not_cached_goes_back_at_once() {
     let (fake, client, h) = opened(b"abc", true);

@@ -173,3 +173,21 @@ fn unused_and_forgotten_leases_go_back() {
     fake.run(crate::rpc::Rpc::sleep(&*fake, Duration::from_secs(1200)));
     assert!(fake.model.borrow().held.is_empty());
 }
+
+/// The answer to ReclaimDone was lost, and the next connection resumed a session whose leases had not been settled: what the
+/// restarted server had not given back stayed cached.
+#[test]
+fn leases_are_settled_before_reclaiming_is_done() {
+    let (fake, client, _) = opened(b"abc", false);
+    fake.model.borrow_mut().add(Ino(6), FileKind::Regular, b"");
+    fake.run(client.getattr(&Ctx::default(), Ino(6))).expect("attr");
+    fake.model.borrow_mut().not_yours.insert(Ino(6));
+    fake.model.borrow_mut().phases.extend([Ok(SessionPhase::Reclaim), Ok(SessionPhase::Resumed)]);
+    fake.model.borrow_mut().held_back.insert(Opcode::ReclaimDone);
+    fake.cut();
+    fake.settle();
+    assert_eq!(fake.waiting(), [Opcode::ReclaimDone]);
+    fake.cut();
+    fake.run(crate::rpc::Rpc::sleep(&*fake, Duration::from_secs(1)));
+    assert_eq!((client.stats().leases, fake.waiting()), (1, vec![]), "what was not given back is not cached");
+}

@@ -4,18 +4,21 @@
 //! I/O: times are passed in, orders to recall are returned.
 //!
 //! A lease is a permission to cache, never a right to operate:
-//! - An operation waits only until the conflicting leases of *other* clients are back: a reading one for their
-//!   Exclusive, a modifying one for their Shared and Exclusive.
-//! - A holder's own operations never wait behind an operation that caused a recall: its invalidation may depend on them.
-//!   All others wait in the order of their tickets. Tickets are global, so operations on several inodes can't wait for
-//!   each other in a circle.
+//! - A modifying operation waits until the leases of *other* clients are back. A reading one waits for nobody: every
+//!   change goes through the server, so no holder knows more than it does. It has an Exclusive lease of another client
+//!   brought down to Shared, for those who come after it.
+//! - One that will be cached ([`Need::cache`]) waits for others' Exclusive, for their changes under way, and behind
+//!   others' changes that wait, so that readers in a loop can't starve a writer. No other operation waits behind one that
+//!   waits: it may hold kernel locks at its client which the awaited invalidation needs.
+//! - A holder's own operations never wait behind an operation that caused a recall, for the same reason.
 //! - A request of a holder whose lease is being recalled is given its old serial again, never a new one: the recall
 //!   covers it, and a reader in a loop can't keep a writer waiting.
 //! - An operation that takes time (file data) holds its admission until it is over: nobody is granted a lease on what
 //!   another client is changing at that moment, since what it read may be old by the time it caches it. A lease that
 //!   goes with a read is granted before the read starts, so that a later change recalls it.
 //! - Grants are opportunistic: none while something waits or is being recalled, and none for [`LeaseLimits::cool_down`]
-//!   after, so that a shared directory settles without leases. [`Want::Forced`] is the exception (the kernel will cache).
+//!   after, nor for as long as several clients go on using it, so that a shared directory settles without leases.
+//!   [`Want::Forced`] is the exception (the kernel will cache).
 
 mod grant;
 #[cfg(test)]
@@ -29,6 +32,9 @@ use wire::{ClientId, Ino, LeaseMode};
 
 /// Milliseconds of a clock that only grows, as the shell counts them.
 pub type Millis = u64;
+
+/// A cool-down is prolonged in steps of this many milliseconds, so that its queue stays short.
+const EXTEND: Millis = 100;
 
 /// Bounds and times. A lease costs about 150 bytes, so the default is 150 MiB for all clients together.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +184,8 @@ struct Entry {
     active: SmallVec<[Active; 2]>,
     waiters: BTreeMap<Ticket, Waiter>,
     cool_until: Millis,
+    /// Who used it last while it cooled down.
+    last: Option<ClientId>,
 }
 
 #[derive(Debug, Default)]
@@ -271,6 +279,9 @@ impl LeaseTable {
     ) -> Admission {
         let before = self.unqueue(ticket);
         if !needs.iter().any(|n| self.blocked(n, client, ticket)) {
+            for need in needs {
+                self.settle_down(now, need, client, &mut changes.recalls);
+            }
             if hold {
                 self.begin(client, ticket, needs);
             }
@@ -439,11 +450,17 @@ impl LeaseTable {
     }
 
     fn blocked(&self, need: &Need, client: ClientId, ticket: Ticket) -> bool {
+        if need.access == Access::Read && !need.cache {
+            return false;
+        }
         let Some(entry) = self.inodes.get(&need.ino) else { return false };
         if entry.holders.iter().any(|h| h.client != client && conflicts(h.mode, need.access)) {
             return true;
         }
-        if need.cache && entry.changing(client) {
+        if !need.cache {
+            return false;
+        }
+        if entry.changing(client) {
             return true;
         }
         if entry.holders.iter().any(|h| h.client == client) {
@@ -453,6 +470,22 @@ impl LeaseTable {
             .waiters
             .range(..ticket)
             .any(|(_, w)| w.client != client && (w.access == Access::Modify || need.access == Access::Modify))
+    }
+
+    /// An admitted operation uses an inode: others' Exclusive leases come down to Shared, and what several clients use goes
+    /// on cooling down.
+    fn settle_down(&mut self, now: Millis, need: &Need, client: ClientId, recalls: &mut Recalls) {
+        let Some(entry) = self.inodes.get_mut(&need.ino) else { return };
+        if entry.cool_until > now {
+            let others = entry.last.replace(client).is_some_and(|last| last != client);
+            let since = self.limits.cool_down.as_millis() as Millis - (entry.cool_until - now);
+            if others && since >= EXTEND {
+                self.cool(now, need.ino);
+            }
+        }
+        if need.access == Access::Read {
+            self.recall_conflicting(now, need, client, recalls);
+        }
     }
 
     fn begin(&mut self, client: ClientId, ticket: Ticket, needs: &[Need]) {

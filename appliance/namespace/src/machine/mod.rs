@@ -118,6 +118,8 @@ pub struct Machine {
     failed: bool,
     stats: MachineStats,
     out: Vec<Action>,
+    /// Answers that are put together now may carry grants.
+    granting: bool,
 }
 
 impl Machine {
@@ -162,6 +164,7 @@ impl Machine {
             failed: false,
             stats: MachineStats::default(),
             out: Vec::new(),
+            granting: true,
         }
     }
 

@@ -124,7 +124,7 @@ impl Machine {
                 self.stats.replayed += 1;
                 let (outcome, effects) = (*outcome, SmallVec::new());
                 let done = Executed { outcome, record: None, depends_on, effects };
-                return self.reply(ticket, header, asked, done, 0);
+                return self.reply(ticket, header, asked, done, None);
             }
             Replayed::Bad => return self.answer(ticket, 0, Status::BadSequence),
         }
@@ -172,7 +172,7 @@ impl Machine {
                     self.log(record);
                 }
                 let cuts = self.effects(ticket, self.appended, &std::mem::take(&mut done.effects));
-                self.reply(ticket, header, asked, done, cuts);
+                self.reply(ticket, header, asked, done, Some(cuts));
             }
             Err(miss) => self.miss(ticket, miss),
         }
@@ -190,16 +190,27 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts the answer together and lets it out, after truncations where there are any.
-    fn reply(&mut self, ticket: Ticket, header: &Header, asked: &Asked<'_>, done: Executed, cuts: usize) {
+    /// Puts the answer together and lets it out, after its truncations; `None` for the answer to a repeat, which grants
+    /// nothing: what it says is of the time when it was first given.
+    fn reply(
+        &mut self,
+        ticket: Ticket,
+        header: &Header,
+        asked: &Asked<'_>,
+        done: Executed,
+        cuts: Option<usize>,
+    ) {
         let (client, mut payload, mut body) = (header.client, Vec::new(), BodyBuf::new());
         let status = match done.outcome {
             Ok(reply) => {
+                self.granting = cuts.is_some();
                 self.encode(client, header, asked, reply, &mut body, &mut payload);
+                self.granting = true;
                 Status::Ok
             }
             Err(e) => Status::Errno(e),
         };
+        let cuts = cuts.unwrap_or(0);
         if cuts == 0 {
             return self.finish(ticket, done.depends_on, status, body, payload);
         }
@@ -229,12 +240,12 @@ impl Machine {
             }
             (Reply::Entry(attr), Op::Lookup { dir, .. } | Op::Link { dir, .. }) => {
                 let dir_grant = self.give(client, *dir, Want::Exclusive);
-                let grant = self.give(client, attr.ino(), want);
+                let grant = self.give_child(client, &dir_grant, attr.ino(), want);
                 m::Entry { attr, dir_grant, grant }.encode(body);
             }
             (Reply::Created { attr, handle, existed }, Op::Create(c)) => {
                 let dir_grant = self.give(client, c.dir, Want::Exclusive);
-                let grant = self.give(client, attr.ino(), want);
+                let grant = self.give_child(client, &dir_grant, attr.ino(), want);
                 let io_mode = self.opened(client, handle, attr, c.open.unwrap_or_default());
                 let handle = handle.unwrap_or_default();
                 m::Created { attr, dir_grant, grant, handle, existed, io_mode }.encode(body);
@@ -283,7 +294,16 @@ impl Machine {
         page
     }
 
+    /// Grants what a directory leads to: nothing in one that several clients use, where the next of them would recall it.
+    fn give_child(&mut self, client: ClientId, dir: &Grant, ino: Ino, want: Want) -> Grant {
+        let contended = dir.mode().unwrap_or_default() == LeaseMode::None;
+        if contended && want != Want::Forced { Grant::none() } else { self.give(client, ino, want) }
+    }
+
     fn give(&mut self, client: ClientId, ino: Ino, want: Want) -> Grant {
+        if !self.granting {
+            return Grant::none();
+        }
         self.leases.grant(self.now.mono, client, ino, want, &mut self.changes.recalls)
     }
 

@@ -244,6 +244,9 @@ fn a_repeat_gets_the_first_answer_even_after_a_restart() {
     let again = s.send(A, 3, 1, create(b"f").into());
     let ino = |s: &Sim, id| m::Created::decode(&s.reply(id).unwrap().1).unwrap().attr.ino();
     assert_eq!(ino(&s, first), ino(&s, again));
+    // Another client may have changed the file since: what a repeat says must not be cached.
+    let made = m::Created::decode(&s.reply(again).unwrap().1).unwrap();
+    assert_eq!((made.grant, made.dir_grant), (wire::Grant::none(), wire::Grant::none()));
     let old = s.send(A, 3, 0, create(b"f").into());
     assert_eq!(s.status(old), Some(Status::BadSequence));
 
