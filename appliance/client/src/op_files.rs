@@ -11,7 +11,7 @@ use crate::stats::Op;
 use hugepages::Bytes;
 use wire::limits::MAX_XATTR_NAME;
 use wire::message;
-use wire::types::{Errno, LockSpace};
+use wire::types::{Attr, Errno, LockSpace};
 
 fn check_xattr(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > MAX_XATTR_NAME {
@@ -95,7 +95,20 @@ impl Core {
 
     pub(crate) async fn getxattr(&self, ctx: &Ctx, ino: Ino, name: &[u8]) -> Result<Bytes> {
         check_xattr(name)?;
+        if self.has_no_xattrs(ino) {
+            return Err(Errno::ENODATA);
+        }
         Ok(self.ask(ctx, Outgoing::new(message::GetXattr { ino, name })).await?.payload)
+    }
+
+    /// Known under a lease: the kernel asks for `security.capability` before the first write to each file.
+    fn has_no_xattrs(&self, ino: Ino) -> bool {
+        let attr = self.table.borrow_mut().attr(ino);
+        let none = attr.is_some_and(|a| a.flags.get() & Attr::FLAG_NO_XATTRS != 0);
+        if none {
+            self.stats.cached(Op::Xattr);
+        }
+        none
     }
 
     pub(crate) async fn setxattr(
@@ -124,6 +137,9 @@ impl Core {
     }
 
     pub(crate) async fn listxattr(&self, ctx: &Ctx, ino: Ino) -> Result<Bytes> {
+        if self.has_no_xattrs(ino) {
+            return Ok(Bytes::new());
+        }
         Ok(self.ask(ctx, Outgoing::new(message::ListXattr { ino })).await?.payload)
     }
 

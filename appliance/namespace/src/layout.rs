@@ -258,6 +258,8 @@ impl InodeRow {
     #[must_use]
     pub fn attr(&self, ino: Ino) -> Attr {
         let dir = self.is_dir();
+        let acl = if self.has(Self::FLAG_ACL) { Attr::FLAG_HAS_ACL } else { 0 };
+        let plain = if self.xattr_list.get() == 0 { Attr::FLAG_NO_XATTRS } else { 0 };
         Attr {
             ino: ino.into(),
             object: self.object,
@@ -274,7 +276,7 @@ impl InodeRow {
             gid: self.gid,
             rdev: self.rdev,
             zero: 0.into(),
-            flags: if self.has(Self::FLAG_ACL) { Attr::FLAG_HAS_ACL } else { 0 }.into(),
+            flags: (acl | plain).into(),
         }
     }
     fn check(&self) -> Result<(), &'static str> {

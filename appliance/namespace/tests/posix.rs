@@ -60,7 +60,7 @@ fn acl_and_mode_follow_each_other() {
     let plain = acl_value(&[(1, 6, NO_ID), (4, 0, NO_ID), (0x20, 4, NO_ID)]);
     w.ok(&Op::SetXattr { ino: f, name: acl::ACCESS, value: &plain, flags: 0 });
     let a = w.attr(f);
-    assert_eq!((mode(&a), a.flags.get()), (0o604, 0));
+    assert_eq!((mode(&a), a.flags.get()), (0o604, Attr::FLAG_NO_XATTRS));
     assert_eq!(get(&mut w, f, acl::ACCESS), Err(Errno::ENODATA));
     // set-group-ID goes where the kernel says so.
     set_mode(&mut w, f, 0o2770);
@@ -68,7 +68,7 @@ fn acl_and_mode_follow_each_other() {
     assert_eq!(mode(&w.attr(f)), 0o770);
     w.ok(&Op::RemoveXattr { ino: f, name: acl::ACCESS });
     w.ok(&Op::RemoveXattr { ino: f, name: acl::ACCESS });
-    assert_eq!(w.attr(f).flags.get(), 0);
+    assert_eq!(w.attr(f).flags.get(), Attr::FLAG_NO_XATTRS);
     assert_eq!(w.err(&Op::SetXattr { ino: f, name: acl::DEFAULT, value: &named, flags: 0 }), Errno::EACCES);
     assert_eq!(
         w.err(&Op::SetXattr { ino: f, name: acl::ACCESS, value: b"junk", flags: 0 }),

@@ -94,6 +94,27 @@ fn own_changes_are_seen_at_once() {
 }
 
 #[test]
+fn a_file_known_to_have_no_attributes_is_not_asked_for_them() {
+    let (fake, client) = with_file();
+    let ctx = Ctx::default();
+    fake.model.borrow_mut().flags(Ino(5), Attr::FLAG_NO_XATTRS);
+    fake.run(client.getattr(&ctx, Ino(5))).expect("an answer");
+    assert_eq!(fake.run(client.getxattr(&ctx, Ino(5), b"security.capability")).err(), Some(Errno::ENODATA));
+    assert!(fake.run(client.listxattr(&ctx, Ino(5))).expect("an answer").is_empty());
+    let counts = |fake: &Fake| {
+        let model = fake.model.borrow();
+        (model.count(Opcode::GetXattr), model.count(Opcode::ListXattr))
+    };
+    assert_eq!(counts(&fake), (0, 0));
+    // What it was known to be goes with an own change.
+    let value = hugepages::Bytes::from_static(b"v");
+    let _ = fake.run(client.setxattr(&ctx, Ino(5), b"user.a", value, XattrFlags::default()));
+    let _ = fake.run(client.getxattr(&ctx, Ino(5), b"user.a"));
+    let _ = fake.run(client.listxattr(&ctx, Ino(5)));
+    assert_eq!(counts(&fake), (1, 1));
+}
+
+#[test]
 fn refusals_for_now_are_waited_out() {
     let (fake, client) = with_file();
     let statuses = [Status::Grace, Status::Busy, Status::Expired].into();

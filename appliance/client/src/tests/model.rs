@@ -117,6 +117,11 @@ impl Model {
         });
         Grant::new(ino, mode, serial)
     }
+    pub(super) fn flags(&mut self, ino: Ino, flags: u64) {
+        if let Some(file) = self.files.get_mut(&ino) {
+            file.attr.flags = flags.into();
+        }
+    }
     fn attr(&self, ino: Ino) -> Attr {
         self.files[&ino].attr
     }
@@ -249,7 +254,9 @@ impl Model {
                 false => no(Errno::ESTALE),
             },
             Request::ChunkRead(_) | Request::ChunkWrite(_) | Request::Append(_) => self.data(request, call),
+            Request::GetXattr(_) => no(Errno::ENODATA),
             Request::SetXattr(_)
+            | Request::ListXattr(_)
             | Request::Close(_)
             | Request::Commit(_)
             | Request::CloseSession(_)

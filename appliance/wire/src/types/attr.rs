@@ -95,6 +95,8 @@ const _: () = assert!(size_of::<Attr>() == 136);
 impl Attr {
     /// The inode has a POSIX access ACL beyond its mode.
     pub const FLAG_HAS_ACL: u64 = 1;
+    /// The inode has no extended attributes at all, ACLs included. Without it it may have some.
+    pub const FLAG_NO_XATTRS: u64 = 2;
 
     /// Inode number.
     #[must_use]
