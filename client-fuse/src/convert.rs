@@ -96,6 +96,10 @@ pub fn statx_out(a: &Attr, ttl: Duration) -> StatxOut {
 #[must_use]
 pub fn set_attr(arg: &SetattrIn) -> SetAttr {
     let has = |flag: u32| arg.valid & flag != 0;
+    // A request that names nothing is the kernel's way to say that set-id bits go: before fallocate(2) and copy_file_range(2) by one who may not keep
+    // them, and for chown(2) with neither owner. The times and flags that come with it are of its own.
+    let names_nothing =
+        !has(fattr::MODE | fattr::UID | fattr::GID | fattr::SIZE | fattr::ATIME | fattr::MTIME);
     let time = |set: u32, now: u32, sec: u64, nsec: u32| match () {
         () if has(now) => Some(SetTime::Now),
         () if has(set) => Some(SetTime::At(Timestamp::new(sec as i64, nsec))),
@@ -108,7 +112,7 @@ pub fn set_attr(arg: &SetattrIn) -> SetAttr {
         size: has(fattr::SIZE).then_some(arg.size),
         atime: time(fattr::ATIME, fattr::ATIME_NOW, arg.atime, arg.atimensec),
         mtime: time(fattr::MTIME, fattr::MTIME_NOW, arg.mtime, arg.mtimensec),
-        kill_suidgid: has(fattr::KILL_SUIDGID),
+        kill_suidgid: has(fattr::KILL_SUIDGID) || names_nothing,
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod abi;
 pub mod channel;
 pub mod convert;
+mod departed;
 pub mod inflight;
 pub mod init;
 pub mod mount;

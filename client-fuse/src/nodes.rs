@@ -128,6 +128,16 @@ impl Nodes {
         Some(Entered { node, outdated })
     }
 
+    /// The inode that ".." of a directory leads to, where it is known; the mount's root is its own parent.
+    pub(crate) fn parent(&self, node: u64) -> Option<Ino> {
+        let ino = self.ino(node);
+        let parent = match self.dirs.borrow().places.get(&ino) {
+            _ if node == ROOT_NODE => ROOT_NODE,
+            places => places?.iter().find(|p| p.node == node)?.parent,
+        };
+        (parent != NOWHERE).then(|| self.ino(parent))
+    }
+
     /// A reply is about to name a node that the kernel has named itself.
     pub(crate) fn enter_again(&self, node: u64) {
         let ino = self.ino(node);
@@ -213,6 +223,7 @@ mod tests {
         let nodes = Nodes::new(Ino(1));
         enter(&nodes, 7, 1, b"d");
         nodes.moved(Ino(7), 1, 9, b"e");
+        assert_eq!((nodes.parent(7), nodes.parent(1), nodes.parent(33)), (Some(Ino(9)), Some(Ino(1)), None));
         assert_eq!(enter(&nodes, 7, 9, b"e"), (7, 0));
         nodes.enter_again(8);
         assert_eq!(enter(&nodes, 8, 9, b"by handle before"), (8, 0));

@@ -9,6 +9,7 @@
 use crate::abi::{ROOT_NODE, opcode};
 use crate::abi::{decode::Op, flags::init};
 use crate::channel::{ChannelError, Device, Message, Reader, Received};
+use crate::departed::Departed;
 use crate::inflight::InFlight;
 use crate::init::Agreed;
 use crate::nodes::Nodes;
@@ -52,6 +53,7 @@ pub(crate) struct Session<S> {
     pub(crate) service: Rc<S>,
     pub(crate) device: Rc<Device>,
     pub(crate) nodes: Rc<Nodes>,
+    pub(crate) departed: Departed,
     pub(crate) agreed: Agreed,
     pub(crate) notifier: Rc<Notifier>,
     pub(crate) locks: LockTable,
@@ -84,6 +86,7 @@ impl<S: FileService> Session<S> {
             service,
             device,
             nodes,
+            departed: Departed::default(),
             agreed,
             notifier,
             locks: LockTable::default(),
@@ -193,6 +196,7 @@ impl<S: FileService> Session<S> {
         let one = |node: u64, n: u64| {
             let ino = self.nodes.ino(node);
             if node != ROOT_NODE && self.nodes.forget(node, n) {
+                self.departed.forget(ino);
                 self.service.forget(ino, n);
             }
         };

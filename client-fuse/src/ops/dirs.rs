@@ -14,7 +14,7 @@ use wire::types::Errno;
 
 /// Offsets below this are those of the dots.
 const DOTS: u64 = 2;
-/// `d_ino` of "..", whose number would cost a round trip that nobody needs (libfuse's FUSE_UNKNOWN_INO).
+/// `d_ino` of ".." of a directory that was found by its handle (libfuse's FUSE_UNKNOWN_INO).
 const UNKNOWN_INO: u64 = 0xFFFF_FFFF;
 /// A READDIRPLUS record of a short name is some five times as large as the service's count for it.
 const PLUS_FACTOR: u32 = 5;
@@ -29,7 +29,8 @@ impl<S: FileService> Session<S> {
         let mut page = DirPacker::new(arg.size as usize, plus);
         let none = EntryOut::default();
         let kind = FileKind::Directory.dirent_type();
-        for (at, ino, name) in [(0, rq.ino.0, &b"."[..]), (1, UNKNOWN_INO, b"..")] {
+        let parent = self.nodes.parent(rq.node).map_or(UNKNOWN_INO, |ino| ino.0);
+        for (at, ino, name) in [(0, rq.ino.0, &b"."[..]), (1, parent, b"..")] {
             if arg.offset <= at && !page.push(&DirEntry { ino, next: at + 1, kind, name }, &none) {
                 return Err(Errno::EINVAL);
             }

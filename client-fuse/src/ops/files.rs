@@ -8,7 +8,7 @@ use crate::convert;
 use crate::reply::Reply;
 use crate::session::{Rq, Session};
 use client::FileService;
-use client::service::{Handle, LockOwner};
+use client::service::{Errno, Handle, LockOwner};
 
 impl<S: FileService> Session<S> {
     /// Remembers which handles go around the page cache.
@@ -58,7 +58,11 @@ impl<S: FileService> Session<S> {
     }
 
     pub(super) async fn fsync(&self, rq: &Rq, arg: &FsyncIn) -> Result {
-        self.service.fsync(&rq.ctx, rq.ino, arg.fsync_flags & FSYNC_FDATASYNC != 0).await?;
+        match self.service.fsync(&rq.ctx, rq.ino, arg.fsync_flags & FSYNC_FDATASYNC != 0).await {
+            // A removed directory: nothing of it is left to be made durable.
+            Err(Errno::ESTALE) if self.departed.has(rq.ino) => {}
+            done => done?,
+        }
         Ok(Reply::Empty.into())
     }
 

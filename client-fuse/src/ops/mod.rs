@@ -21,11 +21,11 @@ use wire::types::Errno;
 /// Outcome of an operation.
 pub(crate) type Result = std::result::Result<Answer, Errno>;
 
-impl<S: FileService> Session<S> {
-    /// Runs one request. `payload` is that of a WRITE.
-    pub(crate) async fn dispatch(&self, rq: &mut Rq, op: Op<'_>, payload: Bytes) -> Result {
-        let result = match op {
-            Op::Lookup { .. }
+/// Requests that have names in them.
+fn is_about_names(op: &Op<'_>) -> bool {
+    matches!(
+        op,
+        Op::Lookup { .. }
             | Op::Readlink
             | Op::Symlink { .. }
             | Op::Mknod { .. }
@@ -35,12 +35,27 @@ impl<S: FileService> Session<S> {
             | Op::Rename { .. }
             | Op::Link { .. }
             | Op::Create { .. }
-            | Op::Tmpfile(_) => self.dispatch_name(rq, op).await,
+            | Op::Tmpfile(_)
+    )
+}
+
+impl<S: FileService> Session<S> {
+    /// Runs one request. `payload` is that of a WRITE.
+    pub(crate) async fn dispatch(&self, rq: &mut Rq, op: Op<'_>, payload: Bytes) -> Result {
+        let names = is_about_names(&op);
+        let by_name = names || matches!(op, Op::Readdir(_) | Op::Readdirplus(_));
+        let result = match op {
+            op if names => self.dispatch_name(rq, op).await,
             Op::Write(arg) => self.write(rq, &arg, payload).await,
             op => self.dispatch_node(rq, op).await,
         };
-        // ENOSYS tells the kernel never to ask again, which no single failure may do.
-        result.map_err(|e| if e == Errno::ENOSYS { Errno::EOPNOTSUPP } else { e })
+        result.map_err(|e| match e {
+            // It tells the kernel never to ask again, which no single failure may do.
+            Errno::ENOSYS => Errno::EOPNOTSUPP,
+            // In a directory that is gone there are no names.
+            Errno::ESTALE if by_name && self.departed.has(rq.ino) => Errno::ENOENT,
+            e => e,
+        })
     }
 
     /// Requests that have names in them.

@@ -25,6 +25,7 @@ impl<S: FileService> Session<S> {
     ) -> Option<EntryOut> {
         let is_dir = attr.kind() == Some(FileKind::Directory);
         let entered = self.nodes.enter(attr.ino(), is_dir, parent, name)?;
+        self.departed.note(attr);
         if !entered.outdated.is_empty() {
             self.notifier.drop_entries(entered.outdated);
             self.service.uncache(attr.ino());

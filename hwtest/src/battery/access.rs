@@ -56,6 +56,48 @@ pub(super) fn xattrs(dir: &Path) -> Result<()> {
         rustix::fs::getxattr(dir.join("moved"), "user.a", &mut small[..]) == Err(Errno::NODATA),
         "it is gone"
     );
+    let both = XattrFlags::CREATE | XattrFlags::REPLACE;
+    let set = |name| rustix::fs::setxattr(dir.join("moved"), name, b"3", both);
+    ensure!(set("user.long") == Err(Errno::EXIST), "CREATE and REPLACE of what is there");
+    ensure!(set("user.none") == Err(Errno::NODATA), "CREATE and REPLACE of what is not there");
+    open_up(dir)?;
+    fs::set_permissions(dir.join("moved"), fs::Permissions::from_mode(0o666))?;
+    program(dir, "setfattr", &["-n", "trusted.secret", "-v", "x", "moved"])?;
+    let list = "getfattr -m - moved";
+    ensure!(shell(dir, list)?.contains("trusted.secret"), "root sees trusted names");
+    let theirs = as_somebody(dir, list)?;
+    ensure!(theirs.contains("user.long") && !theirs.contains("trusted"), "others do not: {theirs}");
+    Ok(())
+}
+
+/// Whoever changes a file's contents without being root takes its set-id bits away, and so does chown(2), even to nobody new.
+pub(super) fn set_id_bits_go(dir: &Path) -> Result<()> {
+    open_up(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
+    fs::write(dir.join("source"), "source")?;
+    let path = dir.join("file");
+    let mode = || -> Result<u32> { Ok(fs::metadata(&path)?.mode() & 0o7777) };
+    let changes = [
+        ("write", "echo x >>file"),
+        ("truncate", "truncate -s 1 file"),
+        ("fallocate", "fallocate -l 9000 file"),
+        ("punch", "fallocate -p -o 0 -l 2 file"),
+        (
+            "copy",
+            "python3 -c 'import os; os.copy_file_range(os.open(\"source\", os.O_RDONLY), os.open(\"file\", os.O_WRONLY), 3, 0, 0)'",
+        ),
+    ];
+    for (what, script) in changes {
+        fs::write(&path, "0123")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777))?;
+        shell(dir, script)?;
+        ensure!(mode()? == 0o6777, "{what} by root leaves {:o}", mode()?);
+        as_somebody(dir, script)?;
+        ensure!(mode()? == 0o777, "{what} leaves {:o}", mode()?);
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6777))?;
+    rustix::fs::chown(&path, None, None)?;
+    ensure!(mode()? == 0o777, "chown to nobody new leaves {:o}", mode()?);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod contents;
+mod held;
 mod names;
 pub mod pairs;
 mod special;
@@ -25,6 +26,8 @@ pub const QUICK: &[(&str, Check)] = &[
     ("a directory of thousands", names::many_entries),
     ("unlinked but open", names::unlinked_but_open),
     ("names of all sorts", names::odd_names),
+    ("removed but held", held::removed_but_held),
+    ("listings tell numbers", held::listings_tell_numbers),
     ("write and read", contents::write_and_read),
     ("append and truncate", contents::append_and_truncate),
     ("sparse files", contents::sparse),
@@ -41,6 +44,7 @@ pub const QUICK: &[(&str, Check)] = &[
     ("statfs", special::statfs),
     ("extended attributes", access::xattrs),
     ("permissions", access::permissions),
+    ("set-id bits go", access::set_id_bits_go),
     ("POSIX ACLs", access::acls),
     ("set-group-ID directories", access::setgid),
 ];
