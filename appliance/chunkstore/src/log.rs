@@ -212,6 +212,10 @@ impl<D: BlockDevice> LogWriter<D> {
         self.0.state.borrow().ring.anchor_after(last)
     }
 
+    pub(crate) fn incarnation_at(&self, last: u64) -> Option<u64> {
+        self.0.state.borrow().ring.incarnation_at(last)
+    }
+
     /// `(used, all)` blocks of the ring.
     pub(crate) fn space(&self) -> (u64, u64) {
         (self.0.state.borrow().ring.used(), self.0.config.rings[0].blocks)

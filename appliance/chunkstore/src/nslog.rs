@@ -51,7 +51,8 @@ struct Inner<D> {
     generation: Cell<u64>,
     slot: Cell<usize>,
     trimming: Cell<bool>,
-    incarnation: u64,
+    /// Of the last group that was trimmed.
+    incarnation: Cell<u64>,
     waiters: crate::signal::Waiters,
 }
 
@@ -157,7 +158,7 @@ impl<D: BlockDevice> Log<D> {
             mark: usize::from(layout.shards),
             incarnation: shared.incarnation,
         };
-        let generation = root.generation;
+        let (generation, incarnation) = (root.generation, root.incarnation);
         let past = Past { ring, root, real: scan::last_real(root, &found) };
         let (handle, tasks) = (flusher.clone(), Rc::clone(&spawner));
         let writer = LogWriter::new(device.clone(), handle, tasks, arena.clone(), config, past);
@@ -173,7 +174,7 @@ impl<D: BlockDevice> Log<D> {
             generation: Cell::new(generation),
             slot: Cell::new(chosen.slot),
             trimming: Cell::new(false),
-            incarnation: shared.incarnation,
+            incarnation: Cell::new(incarnation),
             waiters: crate::signal::Waiters::default(),
         })))
     }
@@ -232,9 +233,11 @@ impl<D: BlockDevice> Log<D> {
         }
         // Flushed first: the anchor must not point behind records that a power cut takes away.
         inner.flusher.flush().await?;
+        // What stays may have been written by an earlier incarnation than this one.
+        let incarnation = inner.writer.incarnation_at(last).unwrap_or_else(|| inner.incarnation.get());
         let root = Root {
             generation: inner.generation.get() + 1,
-            incarnation: inner.incarnation,
+            incarnation,
             anchor,
             flushed: inner.writer.flushed(),
             pages: Vec::new(),
@@ -244,6 +247,7 @@ impl<D: BlockDevice> Log<D> {
         inner.flusher.flush().await?;
         inner.generation.set(root.generation);
         inner.slot.set(slot);
+        inner.incarnation.set(incarnation);
         inner.writer.set_root(&root);
         inner.writer.trim(last);
         Ok(())

@@ -22,6 +22,7 @@ struct Placed {
     last: u64,
     start: u64,
     after: Anchor,
+    incarnation: u64,
 }
 
 /// The live part of a ring.
@@ -70,13 +71,23 @@ impl Ring {
     pub(crate) fn push(&mut self, start: u64, blocks: u64, header: &Header, crc: u32) {
         self.recorded = self.recorded.max(header.flushed);
         self.head = Anchor { next: header.last() + 1, at: start + blocks, prev: crc };
-        self.live.push_back(Placed { last: header.last(), start, after: self.head });
+        let (last, incarnation) = (header.last(), header.incarnation);
+        self.live.push_back(Placed { last, start, after: self.head, incarnation });
     }
 
     /// The anchor after the group that ends with record `last`, if all up to it would be trimmed.
     pub(crate) fn anchor_after(&self, last: u64) -> Anchor {
+        self.group_at(last).map_or(self.tail, |p| p.after)
+    }
+
+    /// The incarnation of that group: those behind it may be of the same. `None` where it was trimmed before.
+    pub(crate) fn incarnation_at(&self, last: u64) -> Option<u64> {
+        self.group_at(last).map(|p| p.incarnation)
+    }
+
+    fn group_at(&self, last: u64) -> Option<&Placed> {
         let n = self.live.partition_point(|p| p.last <= last);
-        n.checked_sub(1).and_then(|i| self.live.get(i)).map_or(self.tail, |p| p.after)
+        n.checked_sub(1).and_then(|i| self.live.get(i))
     }
 
     /// Frees whole groups up to record `last`.

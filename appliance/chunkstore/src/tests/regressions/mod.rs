@@ -3,6 +3,7 @@
 mod open;
 mod order;
 mod space;
+mod trim;
 
 use super::world::*;
 use crate::device::{BlockDevice, MemDevice};
