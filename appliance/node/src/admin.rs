@@ -159,6 +159,9 @@ impl<D: BlockDevice> Admin<D> {
             "fixed_buffers": ring.fixed_buffers } });
         out["log"] = json!({ "completed": log.completed, "flushed": log.flushed, "used_blocks": log.used_blocks,
             "ring_blocks": log.ring_blocks, "groups": log.groups });
+        let free = self.0.meta.free_stats.get();
+        out["free_list"] =
+            json!({ "entries": free.entries, "failures": free.failures, "passes": free.passes });
         out["applier_failures"] = json!(self.0.meta.applying.failing());
         out["operations"] = Value::Object(ops);
         out["device"] = self.devices().await;

@@ -21,6 +21,15 @@ struct Inner {
     failing: Cell<u32>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // On an error's way out. Its threads may wait for this reactor, which must not wait for them.
+        if let Some(engine) = self.engine.get_mut().take() {
+            engine.abandon();
+        }
+    }
+}
+
 /// See the module; clones are cheap.
 #[derive(Clone)]
 pub(crate) struct Applying(Rc<Inner>);

@@ -2,6 +2,7 @@
 //!
 //! Owns the order in which these are opened and stopped. Must not serve anyone.
 
+use crate::admission::Door;
 use crate::config::Config;
 use crate::core::{self, Other, core_of};
 use crate::error::NodeError;
@@ -27,7 +28,17 @@ pub(crate) struct Base<D: BlockDevice> {
     /// What the log held after its last trim: place and bytes of each record.
     pub(crate) logged: Vec<(u64, Vec<u8>)>,
     server: volume::Server<Copies<D>>,
+    /// What the volume's own work goes through.
+    door: Rc<Door>,
     others: Vec<Other>,
+}
+
+/// What further cores need.
+pub(crate) struct Cores {
+    /// What they open the device by.
+    pub(crate) handle: FileHandle,
+    /// Learns the number of a core that dies later: what was asked of it is never answered.
+    pub(crate) died: mail::Sender<u16>,
 }
 
 /// The volume's chunks on the node's shards.
@@ -78,20 +89,21 @@ impl<D: BlockDevice> CopyStore for Copies<D> {
 }
 
 impl<D: BlockDevice> Base<D> {
-    /// Opens everything. Runs on core 0's reactor; the other cores open the device by `handle`, without one there are none.
+    /// Opens everything. Runs on core 0's reactor; without `others_by` there is no other core.
     pub(crate) async fn open(
         config: &Config,
         device: D,
-        handle: Option<&FileHandle>,
+        others_by: Option<&Cores>,
         arena: Option<&Arena>,
     ) -> Result<Self, NodeError> {
         let device = Device::open(device, core::spawner()).await?;
         let shards = device.shards();
-        let cores = handle.map_or(1, |_| core::count(config, shards));
+        let cores = others_by.map_or(1, |_| core::count(config, shards));
         let (told, mut ready) = mail::channel(usize::from(cores));
         let mut others = Vec::new();
-        for (core, handle) in (1..cores).zip(handle.into_iter().cycle()) {
-            let other = core::start(config, core, cores, handle, &device.shared(), told.clone());
+        for (core, Cores { handle, died }) in (1..cores).zip(others_by.into_iter().cycle()) {
+            let tell = core::Tell { ready: told.clone(), died: died.clone() };
+            let other = core::start(config, core, cores, handle, &device.shared(), tell);
             others.push(other.map_err(NodeError::reactor_io("starting a core"))?);
         }
         drop(told);
@@ -119,9 +131,10 @@ impl<D: BlockDevice> Base<D> {
         });
         let log = log.await.map_err(NodeError::store)?;
         let (device, volume) = (Rc::new(device), Rc::new(Counters::default()));
-        let copies = Copies { store: store.clone(), device: Rc::clone(&device) };
+        let door: Rc<Door> = Rc::default();
+        let copies = Copies { store: store.behind(&door), device: Rc::clone(&device) };
         let server = volume::Server::new(copies, Rc::clone(&volume));
-        Ok(Self { device, store, log, shards: mine, cores, volume, logged, server, others })
+        Ok(Self { device, store, log, shards: mine, cores, volume, logged, server, door, others })
     }
 
     /// How the database opens its volume, from its own threads.
@@ -157,6 +170,8 @@ impl<D: BlockDevice> Base<D> {
 
     /// Ends logs and shards in good order and marks the device clean. Nothing may use them any more.
     pub(crate) async fn stop(self) -> Result<(), NodeError> {
+        // Its copies may be under comparison.
+        self.door.shut().await;
         self.log.stop().await.map_err(NodeError::store)?;
         self.store.stop().await.map_err(|e| NodeError::Store(e.text))?;
         let Self { device, store, others, shards, log, server, .. } = self;

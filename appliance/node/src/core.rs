@@ -84,18 +84,51 @@ pub(crate) struct Other {
     pub(crate) thread: JoinHandle<()>,
 }
 
-/// Starts a core; `ready` is told whether its shards are open.
+/// Whom a core tells what.
+pub(crate) struct Tell {
+    /// Whether its shards are open.
+    pub(crate) ready: mail::Sender<Result<(), String>>,
+    /// Its number, where it ends although it is still needed.
+    pub(crate) died: mail::Sender<u16>,
+}
+
+/// Tells of a core's death when it is dropped, also by a panic.
+struct Obituary {
+    core: u16,
+    died: Option<mail::Sender<u16>>,
+}
+
+impl Obituary {
+    /// It ended as it should.
+    fn none(mut self) {
+        self.died = None;
+    }
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if let Some(died) = &self.died {
+            tracing::error!(core = self.core, "the thread of this core died");
+            // One death that is heard of is enough.
+            let _ = died.try_send(self.core);
+        }
+    }
+}
+
+/// Starts a core.
 pub(crate) fn start(
     config: &Config,
     core: u16,
     cores: u16,
     handle: &FileHandle,
     shared: &Arc<Shared>,
-    ready: mail::Sender<Result<(), String>>,
+    tell: Tell,
 ) -> std::io::Result<Other> {
     let (sender, receiver) = letters();
     let (config, handle, shared) = (config.clone(), handle.clone(), Arc::clone(shared));
     let thread = std::thread::Builder::new().name(format!("core-{core}")).spawn(move || {
+        let Tell { ready, died } = tell;
+        let obituary = Obituary { core, died: Some(died) };
         let arena = arena(&config);
         let failed = ready.clone();
         let run = reactor::run(reactor_config(&config, core, arena.as_ref()), async move {
@@ -108,8 +141,13 @@ pub(crate) fn start(
                 Err(e) => drop(ready.send(Err(e)).await),
             }
         });
-        if let Err(e) = run {
-            let _ = failed.send_blocking(Err(e.to_string()));
+        match run {
+            Ok(()) => obituary.none(),
+            Err(e) => {
+                tracing::error!(core, error = %e, "the reactor of this core failed");
+                // Nobody listens any more where the node serves already.
+                let _ = failed.send_blocking(Err(e.to_string()));
+            }
         }
     })?;
     Ok(Other { letters: sender, thread })

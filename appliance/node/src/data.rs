@@ -9,7 +9,8 @@
 
 mod seek;
 
-use crate::meta::{Inside, Meta, lazy_status, split, wall};
+use crate::admission::Inside;
+use crate::meta::{Meta, lazy_status, split, wall};
 use crate::store::StoreError;
 use chunkstore::{BlockDevice, Class, Stamp, WriteOutcome};
 use hugepages::{Buf, Bytes};

@@ -67,6 +67,11 @@ pub enum NodeError {
     /// The chunk store failed.
     #[error("{0}")]
     Store(String),
+    /// A core other than the first is gone, with its shards.
+    #[error(
+        "a core's thread died, and with it the way to its shards; the log says why: start the daemon again"
+    )]
+    Core,
     /// The namespace can't be opened.
     #[error("{0}")]
     Namespace(#[from] namespace::OpenError),
@@ -106,7 +111,7 @@ impl NodeError {
             Self::OnDevice { source, .. } => source.exit_code(),
             Self::Kernel(_) | Self::Reactor(_) => exit::KERNEL,
             Self::Listen { .. } => exit::LISTEN,
-            Self::Store(_) => exit::STORE,
+            Self::Store(_) | Self::Core => exit::STORE,
             Self::Io { .. } => exit::FAILURE,
         }
     }

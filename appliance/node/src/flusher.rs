@@ -1,10 +1,10 @@
-//! Work by the clock: committing inodes, flushing the device, freeing chunks, trimming the log, telling the time.
+//! Work by the clock: committing inodes, flushing the device, trimming the log, telling the time.
 //!
-//! Owns the promise that nothing acknowledged is older than the flush interval without being durable. Freed chunks go
-//! only after the record that drops them was flushed.
+//! Owns the promise that nothing acknowledged is older than the flush interval without being durable.
 
 use crate::config::Config;
 use crate::data::Data;
+use crate::freeing::Freeing;
 use crate::meta::Meta;
 use crate::server::Dispatch;
 use chunkstore::{BlockDevice, Device};
@@ -20,8 +20,6 @@ use wire::message::Role;
 
 /// How often the machine is told the time: leases and sessions expire no more exactly than this.
 const TICK: Duration = Duration::from_millis(100);
-/// Entries of the free list worked off before other tasks have their turn.
-const FREE_AT_ONCE: usize = 256;
 /// Bytes of a block, for statfs.
 const BLOCK: u64 = chunkstore::BLOCK_BYTES;
 /// Bytes that the namespace volume keeps: below this nothing that makes rows is taken.
@@ -30,6 +28,8 @@ const NAMESPACE_RESERVE: u64 = 16 << 20;
 /// The tasks; they end with [`Flusher::stop`].
 pub(crate) struct Flusher {
     stop: Rc<Flag>,
+    /// Rouses what waits for a flush.
+    awake: Box<dyn Fn()>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -38,6 +38,7 @@ struct Work<D: BlockDevice> {
     data: Data<D>,
     device: Rc<Device<D>>,
     server: Server<Dispatch<D>>,
+    freeing: Freeing<D>,
     stop: Rc<Flag>,
 }
 
@@ -50,19 +51,24 @@ impl Flusher {
         server: Server<Dispatch<D>>,
     ) -> Self {
         let stop = Rc::new(Flag::new());
-        let work = Rc::new(Work { meta, data, device, server, stop: Rc::clone(&stop) });
+        let freeing = Freeing::new(meta.clone(), Rc::clone(&stop));
+        let (freer, awake) = (freeing.clone(), freeing.clone());
+        let work = Rc::new(Work { meta, data, device, server, freeing, stop: Rc::clone(&stop) });
         let every = config.durability.flush_ms.duration();
         let (ticking, flushing) = (Rc::clone(&work), work);
         let tasks = vec![
             reactor::spawn(async move { ticking.tick().await }),
             reactor::spawn(async move { flushing.flush(every).await }),
+            // Beside the flush: a long list must not hold up the next one.
+            reactor::spawn(async move { freer.run().await }),
         ];
-        Self { stop, tasks }
+        Self { stop, awake: Box::new(move || awake.look_up()), tasks }
     }
 
     /// Ends the tasks and waits for them.
     pub(crate) async fn stop(self) {
         self.stop.set();
+        (self.awake)();
         for task in self.tasks {
             let _ = task.await;
         }
@@ -102,6 +108,14 @@ impl<D: BlockDevice> Work<D> {
     }
 
     async fn once(&self) -> Result<(), String> {
+        let deleted = self.freeing.flushing();
+        let result = self.make_durable().await;
+        self.freeing.flushed(deleted, result.is_ok());
+        self.meta.shorten_log();
+        result
+    }
+
+    async fn make_durable(&self) -> Result<(), String> {
         // Whatever was changed up to here is on the device after this flush, so its marks can go.
         let stamp = self.meta.machine(|m| m.view().lazy_stamp());
         let dirty = self.meta.machine(|m| m.view().stats().dirty > 0);
@@ -115,37 +129,6 @@ impl<D: BlockDevice> Work<D> {
         } else if self.device.needs_flush() {
             self.device.flush().await.map_err(|e| e.to_string())?;
         }
-        if let Err(e) = self.free().await {
-            tracing::error!(error = e, "freeing chunks failed");
-        }
-        self.meta.shorten_log();
-        Ok(())
-    }
-
-    /// Works off the free list, as far as its records are flushed.
-    async fn free(&self) -> Result<(), String> {
-        if !self.meta.free_work.replace(false) {
-            return Ok(());
-        }
-        let flushed = self.meta.flushed_seq();
-        let mut after = 0;
-        loop {
-            let entries = self.meta.ns(|ns, _| Ok(ns.free_work(flushed, after, FREE_AT_ONCE)?)).await;
-            let entries = entries.map_err(|e| e.to_string())?;
-            let Some(last) = entries.last() else { break };
-            after = *last;
-            for entry in entries {
-                match self.meta.work_entry(entry).await {
-                    Ok(()) => self.meta.finish_entry(entry).await.map_err(|e| e.to_string())?,
-                    // It stays in the list; the others are not held up by it.
-                    Err(e) => tracing::error!(entry, error = e, "a deleted file's chunks are not free yet"),
-                }
-            }
-            reactor::yield_now().await;
-        }
-        let more =
-            self.meta.ns(|ns, _| Ok(ns.free_work(u64::MAX, 0, 1)?)).await.map_err(|e| e.to_string())?;
-        self.meta.free_work.set(!more.is_empty());
         Ok(())
     }
 

@@ -51,7 +51,7 @@ pub fn format(
             let all = file.preallocate(from, &mut progress).await;
             all.map_err(NodeError::reactor_io("writing zeros over the device"))?;
         }
-        let base = Base::open(&config, file, Some(&handle), None).await?;
+        let base = Base::open(&config, file, None, None).await?;
         let mut volumes = base.volumes();
         let (uuid, now) = (made.uuid, wall());
         let done = blocking("format", move || {

@@ -4,6 +4,7 @@
 //! file system: that is the namespace's, the chunk store's or the transport's.
 
 mod admin;
+mod admission;
 mod applying;
 mod base;
 pub mod config;
@@ -13,6 +14,7 @@ mod database;
 mod error;
 mod flusher;
 mod format;
+mod freeing;
 pub mod histogram;
 mod meta;
 mod node;

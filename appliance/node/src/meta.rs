@@ -3,23 +3,23 @@
 //! Owns the machine, the namespace log and the thread that applies it. Everything that changes the namespace passes here,
 //! so records reach the log in the order of their numbers. Must not know what an operation means.
 
+use crate::admission::Door;
 use crate::applying::Applying;
+use crate::freeing::{DELETES, FreeStats};
 use crate::store::Store;
-use chunkstore::{BlockDevice, Class, Log, Stamp};
+use chunkstore::{BlockDevice, Log};
 use namespace::dirty::LazyError;
 use namespace::leases::RecallOrder;
-use namespace::machine::{Action, Admitted, DataOp, Event, Machine, Now, OpId};
+use namespace::machine::{Action, Admitted, Event, Machine, Now, OpId};
 use namespace::{Miss, Namespace, Record, Seq};
-use reactor::sync::{Notify, oneshot};
+use reactor::sync::{Notify, Semaphore, oneshot};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Instant, UNIX_EPOCH};
-use wire::{
-    BodyBuf, CHUNK_SIZE, ChunkKey, ClientId, Errno, FenceReason, Header, ObjectId, Status, Timestamp,
-};
+use wire::{BodyBuf, CHUNK_SIZE, ClientId, Errno, FenceReason, Status, Timestamp};
 
 /// How a request ended.
 pub(crate) struct Reply {
@@ -34,7 +34,7 @@ impl Reply {
     }
 }
 
-enum Answer {
+pub(crate) enum Answer {
     Reply(Reply),
     Data(Result<Box<Admitted>, Status>),
 }
@@ -51,11 +51,6 @@ pub(crate) enum Push {
 /// Sends to a client, on every connection that it has.
 pub(crate) type Pusher = Box<dyn Fn(Push)>;
 
-/// Records that the namespace log may be ahead of the applier before changes wait.
-const PRESSURE_RECORDS: usize = 200_000;
-/// Bytes, likewise.
-const PRESSURE_BYTES: usize = 256 << 20;
-
 pub(crate) struct Inner<D> {
     machine: RefCell<Machine>,
     pub(crate) log: Log<D>,
@@ -63,7 +58,7 @@ pub(crate) struct Inner<D> {
     pub(crate) applying: Applying,
     queue: RefCell<VecDeque<Event>>,
     running: Cell<bool>,
-    waiting: RefCell<FxHashMap<OpId, oneshot::Sender<Answer>>>,
+    pub(crate) waiting: RefCell<FxHashMap<OpId, oneshot::Sender<Answer>>>,
     next: Cell<u64>,
     started: Instant,
     pushers: RefCell<Option<Pusher>>,
@@ -74,7 +69,11 @@ pub(crate) struct Inner<D> {
     log_failed: RefCell<Option<String>>,
     applied: Cell<Seq>,
     pub(crate) free_work: Cell<bool>,
+    pub(crate) free_stats: Cell<FreeStats>,
+    /// Chunks being deleted.
+    pub(crate) deletes: Semaphore,
     pub(crate) relief: Notify,
+    pub(crate) door: Rc<Door>,
 }
 
 /// See the module; clones are cheap.
@@ -112,16 +111,17 @@ impl<D: BlockDevice> Meta<D> {
     pub(crate) fn new(
         machine: Machine,
         log: Log<D>,
-        store: Store<D>,
+        store: &Store<D>,
         applying: Applying,
         started: Instant,
         places: VecDeque<(Seq, u64)>,
         durable: Seq,
     ) -> Self {
+        let door: Rc<Door> = Rc::default();
         Self(Rc::new(Inner {
             machine: RefCell::new(machine),
             log,
-            store,
+            store: store.behind(&door),
             applying,
             queue: RefCell::default(),
             running: Cell::new(false),
@@ -135,7 +135,10 @@ impl<D: BlockDevice> Meta<D> {
             log_failed: RefCell::default(),
             applied: Cell::new(0),
             free_work: Cell::new(true),
+            free_stats: Cell::default(),
+            deletes: Semaphore::new(DELETES),
             relief: Notify::new(),
+            door,
         }))
     }
 
@@ -191,21 +194,11 @@ impl<D: BlockDevice> Meta<D> {
         self.applied.get()
     }
 
-    /// An entry of the free list is done with.
-    pub(crate) async fn finish_entry(&self, entry: u64) -> Result<(), LazyError> {
-        loop {
-            let more = self.ns(|ns, log| {
-                log.extend(ns.freed(entry)?);
-                Ok(ns.free_chunks(entry, 0, 1)?.is_some())
-            });
-            if !more.await? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Gives the machine an event and carries out what follows.
+    /// Gives the machine an event and carries out what follows; nothing does once the door is shut.
     pub(crate) fn post(&self, event: Event) {
+        if self.door.is_shut() {
+            return;
+        }
         self.queue.borrow_mut().push_back(event);
         if self.running.replace(true) {
             return;
@@ -359,85 +352,46 @@ impl<D: BlockDevice> Meta<D> {
         found
     }
 
-    fn new_id(&self) -> OpId {
+    pub(crate) fn new_id(&self) -> OpId {
         let id = self.next.get();
         self.next.set(id + 1);
         OpId(id)
     }
 
-    /// Runs a request of the namespace. `begun` learns its name, for cancelling.
-    pub(crate) async fn request(
-        &self,
-        header: Header,
-        body: Vec<u8>,
-        payload: Vec<u8>,
-        begun: impl FnOnce(OpId),
-    ) -> Reply {
-        self.wait_for_room().await;
-        let id = self.new_id();
-        begun(id);
-        let (give, take) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, give);
-        self.post(Event::Request { id, header, body, payload });
-        match take.await {
-            Ok(Answer::Reply(reply)) => reply,
-            // A repeat on a new connection took this one's place; nobody reads what is sent here.
-            _ => Reply::status(Status::Cancelled),
-        }
-    }
-
-    /// Lets a data operation in; the guard lets it out.
-    pub(crate) async fn admit(&self, mut op: DataOp) -> Result<(Admitted, Inside<D>), Status> {
-        self.wait_for_room().await;
-        op.id = self.new_id();
-        let inside = Inside { meta: self.clone(), id: op.id };
-        let (give, take) = oneshot::channel();
-        self.waiting.borrow_mut().insert(op.id, give);
-        self.post(Event::Data(op));
-        match take.await {
-            Ok(Answer::Data(Ok(admitted))) => Ok((*admitted, inside)),
-            Ok(Answer::Data(Err(status))) => Err(status),
-            _ => Err(Status::Cancelled),
-        }
-    }
-
-    /// Changes wait while the applier is far behind: memory is bounded, not the speed of clients.
-    async fn wait_for_room(&self) {
-        loop {
-            let relief = self.relief.notified();
-            let p = self.machine.borrow().view().pressure();
-            if p.records < PRESSURE_RECORDS && p.bytes < PRESSURE_BYTES {
-                return;
-            }
-            self.applying.hurry();
-            relief.await;
-        }
-    }
-
-    /// Runs `f` on the namespace, fetching what it misses, and logs the records that it gives.
+    /// Runs `f` on the namespace, fetching what it misses, and logs the records that it gives. Never ends once the door is
+    /// shut.
     pub(crate) async fn ns<T>(
         &self,
         mut f: impl FnMut(&mut Namespace, &mut SmallVec<[Record; 1]>) -> Result<T, LazyError>,
     ) -> Result<T, LazyError> {
         loop {
-            let mut records = SmallVec::new();
-            let mut actions = Vec::new();
-            let result = {
-                let mut machine = self.machine.borrow_mut();
-                let result = f(machine.namespace(), &mut records);
-                for record in records {
-                    machine.append(record, &mut actions);
-                }
-                result
-            };
-            for action in actions {
-                self.perform(action);
-            }
-            match result {
+            drop(self.door.enter().await);
+            match self.ns_now(&mut f) {
                 Err(LazyError::Miss(miss)) => self.fetch(miss).await?,
                 other => return other,
             }
         }
+    }
+
+    /// As [`Meta::ns`], but at once, behind a shut door too, and what is missing is an error.
+    pub(crate) fn ns_now<T>(
+        &self,
+        mut f: impl FnMut(&mut Namespace, &mut SmallVec<[Record; 1]>) -> Result<T, LazyError>,
+    ) -> Result<T, LazyError> {
+        let mut records = SmallVec::new();
+        let mut actions = Vec::new();
+        let result = {
+            let mut machine = self.machine.borrow_mut();
+            let result = f(machine.namespace(), &mut records);
+            for record in records {
+                machine.append(record, &mut actions);
+            }
+            result
+        };
+        for action in actions {
+            self.perform(action);
+        }
+        result
     }
 
     async fn fetch(&self, miss: Miss) -> Result<(), LazyError> {
@@ -452,73 +406,6 @@ impl<D: BlockDevice> Meta<D> {
         self.machine.borrow_mut().namespace().applied(seq);
         self.applied.set(seq.max(self.applied.get()));
         self.relief.notify_all();
-    }
-
-    /// Carries out a truncation; true if it failed.
-    async fn cut(&self, entry: u64, object: ObjectId) -> bool {
-        let result = self.cut_chunks(entry).await;
-        if let Err(e) = &result {
-            tracing::error!(
-                object = object.0,
-                error = e,
-                "a truncation failed; it is done again at the next start"
-            );
-        }
-        result.is_err()
-    }
-
-    async fn cut_chunks(&self, entry: u64) -> Result<(), String> {
-        // Freed blocks may be reused at once; the record that drops them must not be lost before.
-        let seq = self.machine.borrow().view().last_seq();
-        self.durable(seq).await.map_err(|e| e.to_string())?;
-        self.log.flush().await.map_err(|e| e.to_string())?;
-        self.work_entry(entry).await
-    }
-
-    /// Deletes the chunks that an entry of the free list means and shortens the one that is cut.
-    pub(crate) async fn work_entry(&self, entry: u64) -> Result<(), String> {
-        let stamp = || Stamp { time: 0, request: None, class: Class::System, min_length: 0 };
-        let (mut from, mut delta) = (0, 0);
-        loop {
-            let part =
-                self.ns(|ns, _| Ok(ns.free_chunks(entry, from, 256)?)).await.map_err(|e| e.to_string())?;
-            let Some(part) = part else { return Ok(()) };
-            let object = part.object;
-            if let Some((index, len)) = part.cut {
-                let time = u64::try_from(wall().nanos()).unwrap_or_default();
-                let stamp = Stamp { time, ..stamp() };
-                let key = ChunkKey { object, index };
-                let outcome = self.store.truncate(key, len, stamp).await.map_err(|e| e.text)?;
-                delta += i64::from(outcome.blocks_delta);
-            }
-            for index in part.chunks {
-                let key = ChunkKey { object, index };
-                let outcome = self.store.delete(key, stamp()).await.map_err(|e| e.text)?;
-                delta += i64::from(outcome.blocks_delta);
-            }
-            let ino = part.ino;
-            // 512-byte units; a file that is gone has no count to correct.
-            let _ = self.ns(|ns, _| ns.add_blocks(ino, object, delta * 8)).await;
-            delta = 0;
-            match part.next {
-                Some(next) => from = next,
-                None => return Ok(()),
-            }
-        }
-    }
-}
-
-/// A data operation that was let in; dropping it lets it out.
-pub(crate) struct Inside<D: BlockDevice> {
-    meta: Meta<D>,
-    id: OpId,
-}
-
-impl<D: BlockDevice> Drop for Inside<D> {
-    fn drop(&mut self) {
-        self.meta.waiting.borrow_mut().remove(&self.id);
-        self.meta.post(Event::Cancel(self.id));
-        self.meta.post(Event::DataDone(self.id));
     }
 }
 

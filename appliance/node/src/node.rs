@@ -1,12 +1,13 @@
 //! One node: start, serve, stop.
 //!
 //! Owns the order of all three. Start: device and shards, then the namespace (database, then its log), truncations that
-//! were under way, inodes whose last updates were only in memory, then clients. Stop: no new connections, what runs
-//! ends, everything is committed and flushed, then the device is marked clean.
+//! were under way, inodes whose last updates were only in memory, then clients. Stop: no connections, what runs ends,
+//! nothing more is let in, everything is committed and flushed, then the device is marked clean. Requests that have no
+//! answer by then never get one: their clients repeat them with the next daemon.
 
 use crate::admin::{Admin, Parts};
 use crate::applying::Applying;
-use crate::base::Base;
+use crate::base::{Base, Cores};
 use crate::config::Config;
 use crate::core;
 use crate::data::Data;
@@ -26,14 +27,20 @@ use namespace::{CacheConfig, Namespace, Record};
 use reactor::{TcpListener, mail};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use transport::{Key, KeyRing, Server, ServerConfig};
 use wire::message::Welcome;
 use wire::{CHUNK_SIZE, ClientId};
 
-/// How long requests may take to end when the node stops; what still waits then (for locks) is given up.
+/// How long requests may take to end when the node stops; what runs longer is given up. What waits for other clients is
+/// given up at once.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Deaths of cores that may wait to be heard of; the first ends the node.
+const MAX_CORES: usize = 16;
 
 /// How long a device may stay locked by a process that was killed.
 const LET_GO: Duration = Duration::from_secs(2);
@@ -54,6 +61,8 @@ pub enum Ended {
     Clean,
     /// Dropped on request.
     Dropped,
+    /// Told to end before it served anyone; the device is as a killed process would leave it.
+    Early,
 }
 
 /// Runs a node on this thread until it is told to stop. `ready` learns the addresses once clients are served.
@@ -75,12 +84,30 @@ pub fn run(
     let ended = reactor::run(reactor_config, async move {
         let listeners = listen(config)?;
         let device = handle.attach().map_err(NodeError::reactor_io("attaching the device"))?;
-        let hardware =
-            Hardware { device, path: handle.path().display().to_string(), handle: Some(handle), arena };
-        let node = Node::start(config, key, hardware).await?;
-        node.serve(listeners, control, ready).await
+        let (died, mut deaths) = mail::channel(MAX_CORES);
+        let path = handle.path().display().to_string();
+        let hardware = Hardware { device, path, others: Some(Cores { handle, died: died.clone() }), arena };
+        let mut control = control;
+        let life = async {
+            // A start may take long after a crash. What it has mended so far the next one finds mended.
+            let start = unless(control.recv(), Node::start(config, key, hardware)).await;
+            let Some(node) = start else { return Ok(Ended::Early) };
+            node?.serve(listeners, control, ready).await
+        };
+        // `died` is still here: only a death ends the wait for one.
+        unless(deaths.recv(), life).await.unwrap_or(Err(NodeError::Core))
     })?;
     ended.map_err(|e| e.on_device(&path))
+}
+
+/// Runs `work` to its end, unless `event` comes first.
+async fn unless<E, T>(event: impl Future<Output = E>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut event, mut work) = (pin!(event), pin!(work));
+    std::future::poll_fn(|cx| match event.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => work.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 /// Opens the device. A killed daemon's ring lets go of it a moment after the process ended, so that is waited for.
@@ -109,8 +136,8 @@ pub(crate) struct Hardware<D> {
     pub(crate) device: D,
     /// Its name.
     pub(crate) path: String,
-    /// What the other cores open it by; without it there are none.
-    pub(crate) handle: Option<FileHandle>,
+    /// For the other cores; without it there are none.
+    pub(crate) others: Option<Cores>,
     pub(crate) arena: Option<Arena>,
 }
 
@@ -124,8 +151,8 @@ pub(crate) struct Node<D: BlockDevice> {
 impl<D: BlockDevice> Node<D> {
     pub(crate) async fn start(config: &Config, key: Key, hardware: Hardware<D>) -> Result<Self, NodeError> {
         let started = reactor::now();
-        let Hardware { device, path, handle, arena } = hardware;
-        let mut base = Base::open(config, device, handle.as_ref(), arena.as_ref()).await?;
+        let Hardware { device, path, others, arena } = hardware;
+        let mut base = Base::open(config, device, others.as_ref(), arena.as_ref()).await?;
         let (engine, boot, mut events) = database::open(config, &base).await?;
         let applying = Applying::new(engine);
         let cache = config.memory.namespace_cache.as_usize();
@@ -140,8 +167,7 @@ impl<D: BlockDevice> Node<D> {
         let epoch = ns.boot_epoch();
         let uuid = ns.uuid();
         let machine = Machine::new(ns, limits(config), now, epoch, durable, sessions.iter().copied());
-        let meta =
-            Meta::new(machine, base.log.clone(), base.store.clone(), applying, started, places, durable);
+        let meta = Meta::new(machine, base.log.clone(), &base.store, applying, started, places, durable);
         meta.applied(in_database);
         meta.shorten_log();
         let driver = meta.clone();
@@ -222,14 +248,16 @@ impl<D: BlockDevice> Node<D> {
         self.server.stop();
         self.server.handler().stop();
         let begun = reactor::now();
-        while self.server.handler().running() > 0 && reactor::now().duration_since(begun) < DRAIN {
+        let runs = || self.server.handler().running() > self.meta.machine(Machine::waiting_for_others);
+        while runs() && reactor::now().duration_since(begun) < DRAIN {
             reactor::sleep(Duration::from_millis(5)).await;
         }
         self.flusher.stop().await;
+        self.meta.shut().await;
         if let Some(why) = self.meta.failed() {
             return Err(NodeError::Store(why));
         }
-        let last = self.meta.commit_all().await;
+        let last = self.meta.commit_all();
         self.meta.durable(last).await.map_err(|e| NodeError::Store(e.to_string()))?;
         self.base.log.flush().await.map_err(NodeError::store)?;
         if let Some(engine) = self.meta.applying.take() {
@@ -307,11 +335,11 @@ fn terms<D: BlockDevice>(config: &Config, base: &Base<D>, epoch: u64, uuid: [u8;
 
 impl<D: BlockDevice> Meta<D> {
     /// Logs everything that is only in memory; gives the last record.
-    pub(crate) async fn commit_all(&self) -> u64 {
-        let done = self.ns(|ns, log| {
+    pub(crate) fn commit_all(&self) -> u64 {
+        let done = self.ns_now(|ns, log| {
             log.extend(ns.commit_all_dirty());
             Ok(ns.last_seq())
         });
-        done.await.unwrap_or_default()
+        done.unwrap_or_default()
     }
 }

@@ -5,13 +5,11 @@
 use crate::admin::Admin;
 use crate::data::{Data, DataReply};
 use crate::histogram::Histogram;
-use crate::meta::{Meta, Push, Reply};
+use crate::meta::{Meta, Push};
 use chunkstore::BlockDevice;
 use hugepages::{Buf, Bytes};
-use namespace::machine::{Event, OpId};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 use std::rc::Rc;
 use transport::{CloseReason, Handler, Incoming, Outgoing, Peer, Server};
 use wire::message::{Fenced, Recall, Role, StatFsReply};
@@ -113,29 +111,11 @@ impl<D: BlockDevice> Dispatch<D> {
         }
     }
 
-    /// A request of the namespace, which may wait long: a cancelled or lost one is told to the machine.
+    /// A request of the namespace, which may wait long.
     async fn names(&self, request: &Incoming, payload: Option<Bytes>) -> Outgoing {
         let meta = &self.0.meta;
-        let id = Cell::new(None::<OpId>);
         let payload = payload.map(|p| p.to_vec()).unwrap_or_default();
-        let running = meta.request(request.header, request.body.to_vec(), payload, |name| id.set(Some(name)));
-        let mut running = pin!(running);
-        let mut cancelled = pin!(request.cancelled.wait());
-        let mut told = false;
-        let reply: Reply = std::future::poll_fn(|cx| {
-            if let std::task::Poll::Ready(reply) = running.as_mut().poll(cx) {
-                return std::task::Poll::Ready(reply);
-            }
-            if !told && cancelled.as_mut().poll(cx).is_ready() {
-                told = true;
-                if let Some(id) = id.get() {
-                    meta.post(Event::Cancel(id));
-                }
-                return running.as_mut().poll(cx);
-            }
-            std::task::Poll::Pending
-        })
-        .await;
+        let reply = meta.request(request.header, request.body.to_vec(), payload, &request.cancelled).await;
         let out = match reply.status {
             Status::Ok => Outgoing::encoded(reply.body.body()),
             status => Outgoing::error(status),

@@ -3,6 +3,7 @@
 //! Owns the way to a shard. A shard of this core is called directly; another core's gets the job by mail, the payload
 //! moves with it. Must not know files: names of chunks come in, bytes and outcomes go out.
 
+use crate::admission::Door;
 use chunkstore::{
     BlockDevice, ChunkStat, Error, Extent, Key, ReadOutcome, Shard, ShardStats, Stamp, WriteOutcome,
 };
@@ -144,11 +145,14 @@ struct Inner<D> {
 }
 
 /// All shards of the device as one core sees them; clones are cheap.
-pub(crate) struct Store<D>(Rc<Inner<D>>);
+pub(crate) struct Store<D> {
+    inner: Rc<Inner<D>>,
+    door: Option<Rc<Door>>,
+}
 
 impl<D> Clone for Store<D> {
     fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
+        Self { inner: Rc::clone(&self.inner), door: self.door.clone() }
     }
 }
 
@@ -170,8 +174,8 @@ impl<D: BlockDevice> Store<D> {
         };
         let homes = places.into_iter().map(home).collect();
         let inner = Inner { homes, waiting: RefCell::default(), number: Cell::new(0), back };
-        let store = Self(Rc::new(inner));
-        let weak = Rc::downgrade(&store.0);
+        let store = Self { inner: Rc::new(inner), door: None };
+        let weak = Rc::downgrade(&store.inner);
         drop(reactor::spawn(async move {
             while let Some((number, result)) = answers.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
@@ -184,22 +188,31 @@ impl<D: BlockDevice> Store<D> {
         store
     }
 
+    /// The same shards, as long as `door` is open: after that, calls never end.
+    pub(crate) fn behind(&self, door: &Rc<Door>) -> Self {
+        Self { inner: Rc::clone(&self.inner), door: Some(Rc::clone(door)) }
+    }
+
     /// Shards of the device.
     pub(crate) fn shards(&self) -> u16 {
-        self.0.homes.len() as u16
+        self.inner.homes.len() as u16
     }
 
     async fn call(&self, shard: u16, job: Job) -> Result<Done, StoreError> {
-        match &self.0.homes[usize::from(shard)] {
+        let _visit = match &self.door {
+            Some(door) => Some(door.enter().await),
+            None => None,
+        };
+        match &self.inner.homes[usize::from(shard)] {
             Home::Here(s) => run_job(s, job).await,
             Home::There(mail) => {
-                let number = self.0.number.get();
-                self.0.number.set(number + 1);
+                let number = self.inner.number.get();
+                self.inner.number.set(number + 1);
                 let (give, take) = oneshot::channel();
-                self.0.waiting.borrow_mut().insert(number, give);
-                let letter = Letter { shard, job, number, back: self.0.back.clone() };
+                self.inner.waiting.borrow_mut().insert(number, give);
+                let letter = Letter { shard, job, number, back: self.inner.back.clone() };
                 if mail.send(letter).await.is_err() {
-                    self.0.waiting.borrow_mut().remove(&number);
+                    self.inner.waiting.borrow_mut().remove(&number);
                     return Err(StoreError::stopped());
                 }
                 take.await.unwrap_or_else(|_| Err(StoreError::stopped()))

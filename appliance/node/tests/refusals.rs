@@ -1,14 +1,14 @@
-//! Bad input at start, and the stop that systemd asks for: each error names the thing, the cause and what to do.
+//! Bad input at start: each error names the thing, the cause and what to do.
 #![expect(clippy::expect_used, reason = "a test ends at the first surprise")]
 
 mod common;
 
-use common::{Client, ROOT, Rig, pattern};
+use common::{ROOT, Rig};
 use node::exit;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::pin::Pin;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use transport::{CallOptions, ConnectOptions, Connection, Key, Session};
 use wire::{ClientId, message as m};
 
@@ -158,31 +158,4 @@ fn a_bad_configuration_is_refused_with_its_line() {
         assert_eq!(output.status.code(), Some(i32::from(exit::CONFIG)), "{text}");
         assert!(text.contains(says) && text.contains("line 1"), "{text}");
     }
-}
-
-/// SIGTERM with a client connected that goes on asking: exit 0, and the next start finds the clean mark.
-#[test]
-fn sigterm_drains_and_leaves_the_device_clean() {
-    let rig = Rig::new(DEVICE, 1);
-    let mut daemon = common::Daemon(rig.spawn());
-    let ino = rig.with_client(1, async |c: Client| {
-        let (ino, object) = c.create(ROOT, "file").await.expect("create");
-        c.write(ino, object, 0, &pattern(1, 300_000)).await.expect("write");
-        let kill = Command::new("kill").arg(daemon.0.id().to_string()).stdout(Stdio::null()).status();
-        assert!(kill.expect("kill(1) runs").success());
-        assert_eq!(daemon.0.wait().expect("it is reaped").code(), Some(0));
-        ino
-    });
-    let handle = chunkstore::FileHandle::open(&rig.config.devices[0], chunkstore::FileOptions::default());
-    let handle = handle.expect("nobody has it");
-    let superblock = reactor::run(reactor::Config::default(), async move {
-        let device = handle.attach().expect("attached");
-        chunkstore::inspect(&device).await.expect("a store")
-    });
-    assert!(superblock.expect("a reactor").clean, "the clean mark is set");
-    let node = rig.start();
-    rig.with_client(2, async |c| {
-        assert!(c.read(ino).await.expect("read") == pattern(1, 300_000));
-    });
-    node.stop();
 }

@@ -240,6 +240,12 @@ impl Machine {
     pub fn load(&self) -> (usize, usize) {
         (self.pending.len(), self.gates.len())
     }
+    /// Requests inside that only other clients can let go on: they wait for leases, locks, or the end of the grace window.
+    #[must_use]
+    pub fn waiting_for_others(&self) -> usize {
+        let waits = |p: &&Pending| matches!(p.stage, Stage::Leases | Stage::Lock | Stage::Grace);
+        self.pending.values().filter(waits).count()
+    }
     /// The boot epoch.
     #[must_use]
     pub fn boot_epoch(&self) -> u64 {

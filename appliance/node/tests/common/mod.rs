@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, reason = "a test ends at the first surprise")]
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub(crate) mod load;
+
 use node::config::Config;
 use node::{Control, Ended, NodeError};
 use reactor::mail;
@@ -10,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,13 +38,21 @@ impl Rig {
         let key_file = dir.path().join("key");
         Key::generate().expect("random bytes").save(&key_file).expect("a key file");
         let mut config = Config { devices: vec![device], key_file, ..Config::default() };
-        config.listen = vec![SocketAddr::from(([127, 0, 0, 1], free_port()))];
+        config.listen = vec![own_address()];
         config.cores.count = cores;
         config.memory.arena = node::units::ByteSize::mib(32);
         config.memory.pages = node::config::Pages::Small;
         config.lease.time_ms = node::units::Millis(3000);
         config.lease.grace_ms = node::units::Millis(3000);
         Self { dir, config }
+    }
+
+    /// Sessions outlive whatever keeps the machine busy. Only for tests whose clients all come back: a start waits for those
+    /// that do not.
+    pub(crate) fn patient(mut self) -> Self {
+        self.config.lease.time_ms = node::units::Millis(30_000);
+        self.config.lease.grace_ms = node::units::Millis(30_000);
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -56,6 +67,22 @@ impl Rig {
         let path = self.dir.path().join("claudefsd.toml");
         std::fs::write(&path, self.config.to_toml()).expect("a configuration file");
         path
+    }
+
+    /// The device carries the mark of a clean stop. Nobody may have it open.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        let handle =
+            chunkstore::FileHandle::open(&self.config.devices[0], chunkstore::FileOptions::default());
+        let handle = handle.expect("nobody has it");
+        // A reactor of its own: the caller may be in one.
+        let looked = std::thread::spawn(|| {
+            reactor::run(reactor::Config::default(), async move {
+                let device = handle.attach().expect("attached");
+                chunkstore::inspect(&device).await.expect("a store").clean
+            })
+        });
+        assert!(looked.join().expect("no panic").expect("a reactor"), "the clean mark is set");
     }
 
     /// Starts a node in this process and waits until it serves.
@@ -100,9 +127,13 @@ impl Rig {
     }
 }
 
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+/// An address that nobody else takes, also while no node listens on it: each process of a machine has loopback addresses of
+/// its own, and each rig of a process its own port.
+fn own_address() -> SocketAddr {
+    static RIGS: AtomicU16 = AtomicU16::new(0);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    // Not 127.0.x.y, where everybody else is.
+    SocketAddr::from(([127, a | 0x80, b, c], 7620 + RIGS.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A node in this process.
@@ -132,6 +163,15 @@ impl Daemon {
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("it runs");
         self.0.wait().expect("it is reaped");
+    }
+}
+
+impl Daemon {
+    /// SIGTERM; the exit code once it has ended.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let kill = Command::new("kill").arg(self.0.id().to_string()).stdout(Stdio::null()).status();
+        assert!(kill.expect("kill(1) runs").success());
+        self.0.wait().expect("it is reaped").code()
     }
 }
 
