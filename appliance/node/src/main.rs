@@ -4,7 +4,7 @@ use clap::Parser;
 use node::config::{Config, DEFAULT_PATH, LogFormat};
 use node::{Control, exit};
 use reactor::signal;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -106,6 +106,8 @@ fn start_log(config: &Config) -> Result<(), String> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_new(&config.log.filter).map_err(|e| e.to_string())?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A file or a journal wants no colours.
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     let started = match config.log.format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),

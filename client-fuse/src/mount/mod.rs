@@ -26,6 +26,9 @@ pub const SUBTYPE: &str = "claudefs";
 /// File system type as the mount table has it.
 pub const FSTYPE: &str = "fuse.claudefs";
 
+/// What the kernel answers where the client is gone, and to whom it was asking when that went.
+const DEAD: [rustix::io::Errno; 2] = [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
+
 /// How long a mount that is in the way may take to say whether it lives.
 const DEAD_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -62,7 +65,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     let real = match std::fs::canonicalize(path) {
         Ok(real) => real,
         // A mount whose client died answers every path resolution so.
-        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+        Err(e) if DEAD.iter().any(|d| e.raw_os_error() == Some(d.raw_os_error())) => {
             return Err(MountError::Dead { mountpoint: path.to_owned() });
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -93,19 +96,21 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
 }
 
 /// Whether the client of a mount is gone. It is asked on a thread of its own: one that hangs would not answer.
-fn is_dead(mountpoint: &Path) -> bool {
+///
+/// statfs(2), as the kernel never answers it itself: attributes of the root may still be in its cache.
+#[must_use]
+pub fn is_dead(mountpoint: &Path) -> bool {
     let path = mountpoint.to_owned();
     let (send, receive) = std::sync::mpsc::channel();
     let ask = move || {
-        let asked = std::fs::metadata(path).map(drop);
+        let asked = rustix::fs::statfs(&path).map(drop);
         // Nobody listens any more where the answer came too late.
         let _ = send.send(asked);
     };
     if std::thread::Builder::new().name("fuse-ask".to_owned()).spawn(ask).is_err() {
         return false;
     }
-    let not_connected = Some(rustix::io::Errno::NOTCONN.raw_os_error());
-    matches!(receive.recv_timeout(DEAD_WAIT), Ok(Err(e)) if e.raw_os_error() == not_connected)
+    matches!(receive.recv_timeout(DEAD_WAIT), Ok(Err(e)) if DEAD.contains(&e))
 }
 
 #[cfg(test)]

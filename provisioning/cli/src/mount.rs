@@ -4,7 +4,7 @@ use crate::admin::key_file;
 use crate::args::{Mount, Umount};
 use crate::failure::Failure;
 use clap::Parser;
-use client_fuse::mount::{FSTYPE, table};
+use client_fuse::mount::{FSTYPE, is_dead, table};
 use client_fuse::program::{self, Arguments};
 use client_fuse::{Options, Source, Unmount, UnmountError, unmount};
 use std::ffi::OsString;
@@ -70,12 +70,6 @@ fn foreign(point: &Path) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Whether the client behind a mount is gone.
-fn is_dead(point: &Path) -> bool {
-    let looked = std::fs::metadata(point);
-    looked.is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()))
 }
 
 #[cfg(test)]

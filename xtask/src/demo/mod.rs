@@ -86,10 +86,12 @@ pub fn down(args: &DownArgs) -> Result<()> {
         note(format!("nothing to stop: there is no {}", layout.dir.display()));
         return Ok(());
     }
+    layout.create()?;
     let _lock = layout.lock()?;
-    mount::unmount(&layout)?;
-    steps::stop(&layout)?;
-    note(format!("stopped; the data stays in {}", layout.device().display()));
+    let unmounted = mount::unmount(&layout)?;
+    let stopped = steps::stop(&layout)?;
+    let done = if unmounted || stopped { "stopped" } else { "nothing runs" };
+    note(format!("{done}; the data stays in {}", layout.device().display()));
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use super::programs::Programs;
 use super::steps;
 use crate::command::{find_program, note, run_bounded, step, tail, wait_until};
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,6 +15,9 @@ use std::time::Duration;
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// An unmount writes back what the client holds.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A client gives up on a daemon that does not answer its goodbye after 5 s.
+const CLIENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is at the mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,21 +46,26 @@ const STAT_LIMIT: Duration = Duration::from_secs(2);
 /// Looks at a mount point: in the mount table, then whether a client stands behind it.
 #[must_use]
 pub(super) fn state(point: &Path) -> State {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let is_mounted = table.lines().any(|l| {
-        // proc(5): the fifth field is the mount point, with octal escapes for blanks.
-        l.split(' ').nth(4).is_some_and(|p| unescape(p).as_bytes() == point.as_os_str().as_encoded_bytes())
-    });
-    if !is_mounted {
+    if !is_mounted(point) {
         return State::None;
     }
     let (tell, told) = std::sync::mpsc::channel();
     let path = point.to_path_buf();
-    std::thread::spawn(move || tell.send(std::fs::metadata(path).map(|_| ())).ok());
+    // statfs(2): the kernel never answers it itself, while attributes of the root may still be in its cache.
+    std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)).ok());
     match told.recv_timeout(STAT_LIMIT) {
-        Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => State::Dead,
+        // The second is for who was asking at the moment it died.
+        Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)) => State::Dead,
         _ => State::Mounted,
     }
+}
+
+fn is_mounted(point: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|l| {
+        // proc(5): the fifth field is the mount point, with octal escapes for blanks.
+        l.split(' ').nth(4).is_some_and(|p| unescape(p).as_bytes() == point.as_os_str().as_encoded_bytes())
+    })
 }
 
 fn unescape(field: &str) -> String {
@@ -102,24 +111,59 @@ pub(super) fn mount(layout: &Layout, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts, whatever state the mount is in.
-pub(super) fn unmount(layout: &Layout) -> Result<()> {
+/// Unmounts, whatever state the mount is in; false where nothing was mounted.
+pub(super) fn unmount(layout: &Layout) -> Result<bool> {
     let point = layout.mount_point();
-    match state(&point) {
-        State::None => return Ok(()),
-        State::Dead => return detach(&point),
-        State::Mounted => {}
+    if !is_mounted(&point) {
+        return Ok(false);
     }
     step(format!("Unmounting {}", point.display()));
-    let mut c = unmount_command(&point, false);
-    if let Err(e) = run_bounded(&mut c, UNMOUNT_LIMIT) {
-        bail!(
-            "{e}\nSomething works in {0}: `fuser -vm {0}` names it. End it, then run this again (`umount --lazy {0}` \
-             lets it go on and unmounts when it is done)",
-            point.display()
-        );
+    if layout.running(&layout.daemon_pid(), "claudefsd").is_none() {
+        // Whoever works in it waits for a daemon that does not come, and so would a plain unmount.
+        note("claudefsd does not run: the mount is detached, whoever uses it or not");
+        detach(&point)?;
+    } else if let Err(e) = end(&point) {
+        if state(&point) != State::Dead {
+            bail!(
+                "{e:#}\nSomething works in {0}: `fuser -vm {0}` names it. End it, then run this again (`umount --lazy {0}` \
+                 lets it go on and unmounts when it is done)",
+                point.display()
+            );
+        }
+        detach(&point)?;
     }
-    Ok(())
+    // It says goodbye to the daemon, which otherwise would wait for it at its next start.
+    if !wait_until(CLIENT_LIMIT, || !is_served(&point)) {
+        note("the process that served the mount has not ended yet; it ends by itself");
+    }
+    Ok(true)
+}
+
+/// Whether a process lives that serves, or served, a mount here.
+fn is_served(point: &Path) -> bool {
+    let Ok(list) = std::fs::read_dir("/proc") else { return false };
+    list.flatten().filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).any(|line| {
+        let mut words = line.split(|b| *b == 0);
+        words.any(|w| w == b"mount") && words.any(|w| w == point.as_os_str().as_encoded_bytes())
+    })
+}
+
+/// Root asks the kernel itself: umount(8) looks at the mount before, which hangs where no server answers.
+fn end(point: &Path) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return run_bounded(&mut unmount_command(point, false), UNMOUNT_LIMIT);
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let path = point.to_path_buf();
+    std::thread::spawn(move || tell.send(rustix::mount::unmount(&path, UnmountFlags::NOFOLLOW)).ok());
+    match told.recv_timeout(UNMOUNT_LIMIT) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Errno::BUSY)) => bail!("{} is busy", point.display()),
+        Ok(Err(e)) => Err(e).with_context(|| format!("can't unmount {}", point.display())),
+        Err(_) => {
+            bail!("{} does not unmount: what programs wrote to it waits for the daemon", point.display())
+        }
+    }
 }
 
 fn detach(point: &Path) -> Result<()> {

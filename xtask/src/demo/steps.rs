@@ -105,6 +105,7 @@ pub(super) fn daemon(layout: &Layout, programs: &Programs) -> Result<()> {
         note(format!("claudefsd runs already: pid {pid}, supervisor {supervisor}, listening on {address}"));
         return Ok(());
     }
+    let before = log_len(layout);
     if running.is_none() {
         step("Starting claudefsd");
         stop_orphan(layout)?;
@@ -131,7 +132,7 @@ pub(super) fn daemon(layout: &Layout, programs: &Programs) -> Result<()> {
             .context("can't start the supervisor")?;
     }
     // A daemon whose configuration or device is bad dies at once, each time: three deaths are an answer.
-    let failed = || deaths(layout) >= 3;
+    let failed = || deaths(layout, before) >= 3;
     let mut up = false;
     wait_until(START_LIMIT, || {
         up = serves(&address) && layout.running(&layout.daemon_pid(), "claudefsd").is_some();
@@ -145,11 +146,15 @@ pub(super) fn daemon(layout: &Layout, programs: &Programs) -> Result<()> {
     bail!("claudefsd does not come up on {address}\n{}", tail(&layout.daemon_log(), 12))
 }
 
-/// How often the supervisor's log of this start tells of a daemon's death.
-fn deaths(layout: &Layout) -> usize {
-    let text = std::fs::read_to_string(layout.supervisor_log()).unwrap_or_default();
-    let start = text.rfind(super::supervise::STARTED).unwrap_or(0);
-    text[start..].matches(super::supervise::DIED).count()
+fn log_len(layout: &Layout) -> u64 {
+    std::fs::metadata(layout.supervisor_log()).map_or(0, |m| m.len())
+}
+
+/// How often the supervisor's log tells of a daemon's death from this byte on: what stands before is of other starts.
+fn deaths(layout: &Layout, from: u64) -> usize {
+    let log = std::fs::read(layout.supervisor_log()).unwrap_or_default();
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(log.len());
+    String::from_utf8_lossy(&log[from..]).matches(super::supervise::DIED).count()
 }
 
 fn serves(address: &str) -> bool {
@@ -167,18 +172,19 @@ fn stop_orphan(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Stops the supervisor and with it the daemon.
-pub(super) fn stop(layout: &Layout) -> Result<()> {
-    terminate(layout, &layout.supervisor_pid(), "supervise")?;
-    terminate(layout, &layout.daemon_pid(), "claudefsd")
+/// Stops the supervisor and with it the daemon; false where neither ran.
+pub(super) fn stop(layout: &Layout) -> Result<bool> {
+    let supervisor = terminate(layout, &layout.supervisor_pid(), "supervise")?;
+    let daemon = terminate(layout, &layout.daemon_pid(), "claudefsd")?;
+    Ok(supervisor || daemon)
 }
 
-fn terminate(layout: &Layout, pid_file: &Path, marker: &str) -> Result<()> {
-    let Some(pid) = layout.running(pid_file, marker) else { return Ok(()) };
-    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+fn terminate(layout: &Layout, pid_file: &Path, marker: &str) -> Result<bool> {
+    let Some(pid) = layout.running(pid_file, marker) else { return Ok(false) };
+    let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
     kill_process(target, Signal::TERM).ok();
     if wait_until(STOP_LIMIT, || layout.running(pid_file, marker).is_none()) {
-        return Ok(());
+        return Ok(true);
     }
     bail!(
         "process {pid} ({marker}) has not stopped {} s after SIGTERM; `kill -9 {pid}` is safe: what was acknowledged \
