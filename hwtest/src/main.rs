@@ -30,6 +30,8 @@ enum Task {
     },
     /// Check that two mounts of one directory agree, then let both work in one directory
     Pair(PairArgs),
+    /// Check that concurrent operations through two mounts answer as one file system could
+    Linear(LinearArgs),
     /// Run the pjdfstest crate on a reference (ext4) and here, and compare case by case
     Pjdfstest(PjdfstestArgs),
     /// Run a program as under a kernel that refuses io_uring, or parts of it
@@ -75,6 +77,22 @@ struct PairArgs {
 }
 
 #[derive(Debug, Args)]
+struct LinearArgs {
+    /// The directory through one mount, then through the other
+    #[arg(long = "on", required = true, value_name = "DIR", num_args = 1)]
+    dirs: Vec<PathBuf>,
+    /// How long
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seed of what is asked
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Workers, spread over the directories in turn
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=16))]
+    workers: u64,
+}
+
+#[derive(Debug, Args)]
 struct PjdfstestArgs {
     /// The directory under test
     #[arg(long = "on", value_name = "DIR")]
@@ -106,6 +124,7 @@ fn run(task: Task) -> Result<()> {
             if work { battery::run(&dir, battery::WORK) } else { Ok(()) }
         }
         Task::Pair(args) => pair(&args),
+        Task::Linear(args) => linear(args),
         Task::Pjdfstest(args) => pjdfstest(&args),
         Task::Model(args) => model(args),
         Task::Without { refusal, words } => match hwtest::seccomp::exec(refusal, &words)? {},
@@ -142,6 +161,21 @@ fn pair(args: &PairArgs) -> Result<()> {
     let rounds = battery::pairs::contend(&a.join(&own), &b.join(&own), time, Duration::from_secs(10))?;
     std::fs::remove_dir_all(a.join(&own))?;
     println!("ok      {rounds} rounds of both in one directory without a stall");
+    Ok(())
+}
+
+fn linear(args: LinearArgs) -> Result<()> {
+    let summary = hwtest::linear::run(&hwtest::linear::Plan {
+        dirs: args.dirs,
+        workers: args.workers as usize,
+        ops: 8,
+        seed: args.seed,
+        end: hwtest::linear::End::Time(Duration::from_secs(args.seconds)),
+    })?;
+    println!(
+        "ok      {} operations in {} rounds have an order; {} rounds were too tangled to tell",
+        summary.ops, summary.rounds, summary.undecided
+    );
     Ok(())
 }
 

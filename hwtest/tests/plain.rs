@@ -1,6 +1,6 @@
 //! The checks themselves, on the file system that holds the build: what passes here is a fair thing to ask of a mount.
 
-use hwtest::{battery, model};
+use hwtest::{battery, linear, model};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,14 @@ fn two_ways_to_one_directory_agree() {
     let rounds =
         battery::pairs::contend(dir.path(), dir.path(), Duration::from_secs(1), Duration::from_secs(30));
     assert!(rounds.expect("nobody stands still") > 0);
+}
+
+#[test]
+fn concurrent_operations_on_a_plain_directory_have_an_order() {
+    let dir = folder();
+    let (dirs, end) = (vec![dir.path().to_path_buf(); 2], linear::End::Rounds(30));
+    let summary = linear::run(&linear::Plan { dirs, workers: 4, ops: 8, seed: 1, end });
+    assert!(summary.expect("an order").ops >= 30 * 4 * 8);
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Late {
 }
 
 impl Late {
-    fn push(&self, ino: Ino, range: Range<u64>) {
+    pub(crate) fn push(&self, ino: Ino, range: Range<u64>) {
         self.queue.borrow_mut().push((ino, range));
         if let Some(waker) = self.waker.take() {
             waker.wake();

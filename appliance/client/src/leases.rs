@@ -341,6 +341,10 @@ impl Table {
         r.kernel_data = true;
         Rc::clone(r.gate.get_or_insert_with(|| Rc::new(Gate::new(ino, late))))
     }
+    /// May a kernel hold data of this file?
+    pub(crate) fn has_data(&self, ino: Ino) -> bool {
+        self.records.get(&ino).is_some_and(|r| r.kernel_data)
+    }
     /// A handle was opened or closed.
     pub(crate) fn opened(&mut self, ino: Ino, by: i32, writes: bool) {
         let r = self.record(ino);

@@ -1,9 +1,13 @@
 //! Operations on file data: read, write, append, and what changes or finds ranges.
 //!
 //! Requests are cut at chunk boundaries and the pieces run side by side. Data is passed on as it came, never copied.
+//!
+//! A direct write goes around the page cache of its own mount, too. The kernel drops the pages in question before it sends
+//! the write, but a reader through the cache may fill them again before the server has executed it, under a lease which
+//! our own write does not recall. So they are dropped once more when it has been executed, before it is answered.
 
 use crate::core::{Core, Refused, cred};
-use crate::gate::{Access, Pass};
+use crate::gate::{Access, Late, Pass};
 use crate::hold::Hold;
 use crate::leases::Since;
 use crate::opens::Open;
@@ -11,11 +15,12 @@ use crate::race::{Either, join_all, race};
 use crate::ranges::pages;
 use crate::rpc::{Outgoing, Reply};
 use crate::service::{
-    Attrs, Ctx, Data, Handle, Ino, IoMode, Place, ReadData, Result, Seek, WriteFlags, Written,
+    Attrs, Ctx, Data, Handle, Ino, IoMode, Place, ReadData, Recall, Result, Seek, Stale, WriteFlags, Written,
 };
 use crate::stats::add;
 use crate::stripe::{MAX_FILE, Piece, pieces};
 use hugepages::Bytes;
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 use wire::limits::MAX_PAYLOAD;
@@ -59,7 +64,55 @@ struct Pulled {
     torn: bool,
 }
 
+/// A direct write whose answer may never be seen. When it is over, what readers cached beside it goes.
+struct Beside {
+    late: Rc<Late>,
+    ino: Ino,
+    range: Range<u64>,
+    done: Cell<bool>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.done.get() {
+            self.late.push(self.ino, self.range.clone());
+        }
+    }
+}
+
+/// What guards the kernel's pages while a write is under way.
+struct Guards {
+    pass: Option<Rc<Pass>>,
+    beside: Option<Rc<Beside>>,
+}
+
+impl Guards {
+    /// What the request keeps until it is answered, even if nobody waits for it any more.
+    fn keep(&self) -> Option<Rc<dyn std::any::Any>> {
+        let pass = self.pass.as_ref().map(|p| Rc::clone(p) as Rc<dyn std::any::Any>);
+        pass.or_else(|| self.beside.as_ref().map(|b| Rc::clone(b) as Rc<dyn std::any::Any>))
+    }
+}
+
 impl Core {
+    fn beside(&self, open: &Open, flags: WriteFlags, range: Range<u64>) -> Option<Rc<Beside>> {
+        // What the kernel writes back is on locked pages, which are what it caches.
+        let direct = open.io == IoMode::Direct && !flags.writeback && self.caches();
+        let late = self.table.borrow().late();
+        direct.then(|| Rc::new(Beside { late, ino: open.ino, range, done: Cell::new(false) }))
+    }
+
+    /// A direct write was executed here.
+    async fn drop_beside(&self, beside: Option<Rc<Beside>>, range: Range<u64>) {
+        let Some(beside) = beside else { return };
+        let invalidator = self.invalidator.borrow().clone();
+        if let Some(invalidator) = invalidator.filter(|_| self.table.borrow().has_data(beside.ino)) {
+            let data = Stale::Ranges([range].into_iter().collect());
+            invalidator.invalidate(Recall { ino: beside.ino, data, ..Recall::default() }).await;
+        }
+        beside.done.set(true);
+    }
+
     /// The open file, if it still works, and proof that it is in use.
     pub(crate) fn handle(&self, ino: Ino, handle: Handle) -> Result<(Rc<Open>, Hold)> {
         let open = self.opens.borrow().get(ino, handle)?;
@@ -215,13 +268,16 @@ impl Core {
         let (open, _busy) = self.handle(ino, handle)?;
         let end = offset.checked_add(data.len() as u64).filter(|&e| e <= MAX_FILE).ok_or(Errno::EFBIG)?;
         let access = if flags.writeback { Access::Writeback } else { Access::Write };
-        let pass = self.pass(ctx, &open, pages(offset, end - offset), access).await?.map(Rc::new);
+        let range = pages(offset, end - offset);
+        let pass = self.pass(ctx, &open, range.clone(), access).await?.map(Rc::new);
+        let beside = self.beside(&open, flags, range.clone());
+        let guards = Guards { pass, beside };
         let object = self.object(ctx, &open, false).await?;
         let len = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
         let mut done = 0;
         for group in pieces(object, offset, len).chunks(PIECES) {
             let results =
-                join_all(group.iter().map(|p| self.push(ctx, &open, *p, &data, flags, pass.as_ref()))).await;
+                join_all(group.iter().map(|p| self.push(ctx, &open, *p, &data, flags, &guards))).await;
             for (piece, result) in group.iter().zip(results) {
                 match result {
                     Ok(()) if done == piece.at => done += piece.len as usize,
@@ -235,8 +291,9 @@ impl Core {
                 break;
             }
         }
+        self.drop_beside(guards.beside, range).await;
         add(&self.stats.events.written_bytes, done as u64);
-        Ok(Written { len: done as u32, offset, hold: Hold::shared(pass) })
+        Ok(Written { len: done as u32, offset, hold: Hold::shared(guards.pass) })
     }
 
     async fn push(
@@ -246,7 +303,7 @@ impl Core {
         piece: Piece,
         data: &Bytes,
         flags: WriteFlags,
-        pass: Option<&Rc<Pass>>,
+        guards: &Guards,
     ) -> Result<()> {
         let mut key = piece.key;
         let reply = loop {
@@ -260,8 +317,8 @@ impl Core {
             let mut out = Outgoing::new(write);
             out.payload = Some(data.slice(piece.at..piece.at + piece.len as usize));
             out.shard = self.shard(Piece { key, ..piece });
-            out.need_lease = pass.is_some();
-            out.keep = pass.map(|p| Rc::clone(p) as Rc<dyn std::any::Any>);
+            out.need_lease = guards.pass.is_some();
+            out.keep = guards.keep();
             match self.ask_data(ctx, &out).await {
                 Ok(reply) => break (reply, since),
                 Err(Refused::StaleObject) => {
@@ -270,14 +327,14 @@ impl Core {
                 }
                 Err(Refused::Errno(e)) => {
                     // It may happen yet, or have happened in part.
-                    pass.inspect(|p| p.uncovered());
+                    guards.pass.as_ref().inspect(|p| p.uncovered());
                     return Err(e);
                 }
             }
         };
         let (reply, since) = reply;
         let written = self.decode::<message::ChunkWrite>(&reply)?;
-        self.wrote(open, since, &written.attr, &written.grant, pass);
+        self.wrote(open, since, &written.attr, &written.grant, guards.pass.as_ref());
         Ok(())
     }
 
@@ -311,12 +368,14 @@ impl Core {
         // Where it goes is not known yet, so all of the file may be concerned, and it can't wait: what it keeps locked
         // could not be left out of an invalidation. Handles opened for appending are direct anyway.
         let pass = self.pass(ctx, &open, 0..u64::MAX, Access::Writeback).await?.map(Rc::new);
+        let beside = self.beside(&open, flags, 0..u64::MAX);
+        let guards = Guards { pass, beside };
         let mut begin = None;
         let mut done = 0;
         while done < data.len() || begin.is_none() {
             let part = data.slice(done..data.len().min(done + MAX_PAYLOAD));
             let n = part.len();
-            match self.append_part(ctx, &open, part, flags, pass.as_ref()).await {
+            match self.append_part(ctx, &open, part, flags, &guards).await {
                 // A part that does not follow the last one: somebody else was in between.
                 Ok(offset) if begin.is_none_or(|b| b + done as u64 == offset) => {
                     begin = begin.or(Some(offset));
@@ -330,8 +389,10 @@ impl Core {
                 break;
             }
         }
+        // The page that the append began in was cached up to the old end only.
+        self.drop_beside(guards.beside, pages(begin.unwrap_or(0), done as u64)).await;
         add(&self.stats.events.written_bytes, done as u64);
-        Ok(Written { len: done as u32, offset: begin.unwrap_or(0), hold: Hold::shared(pass) })
+        Ok(Written { len: done as u32, offset: begin.unwrap_or(0), hold: Hold::shared(guards.pass) })
     }
 
     async fn append_part(
@@ -340,26 +401,26 @@ impl Core {
         open: &Open,
         part: Bytes,
         flags: WriteFlags,
-        pass: Option<&Rc<Pass>>,
+        guards: &Guards,
     ) -> Result<u64> {
         let since = self.table.borrow().since(open.ino);
         let mut out = Outgoing::new(message::Append { ino: open.ino, flags: wire_write_flags(flags) });
         out.payload = Some(part);
-        out.need_lease = pass.is_some();
-        out.keep = pass.map(|p| Rc::clone(p) as Rc<dyn std::any::Any>);
+        out.need_lease = guards.pass.is_some();
+        out.keep = guards.keep();
         let reply: Reply = loop {
             match self.ask_data(ctx, &out).await {
                 Ok(reply) => break reply,
                 Err(Refused::StaleObject) => add(&self.stats.events.retries, 1),
                 Err(Refused::Errno(e)) => {
-                    pass.inspect(|p| p.uncovered());
+                    guards.pass.as_ref().inspect(|p| p.uncovered());
                     return Err(e);
                 }
             }
         };
         let appended = self.decode::<message::Append>(&reply)?;
         open.object.set(appended.attr.object());
-        self.wrote(open, since, &appended.attr, &appended.grant, pass);
+        self.wrote(open, since, &appended.attr, &appended.grant, guards.pass.as_ref());
         Ok(appended.offset)
     }
 

@@ -167,6 +167,30 @@ fn reads_go_on_during_a_recall_and_their_pages_are_invalidated_again() {
     assert_eq!(client.stats().uncovered, 0);
 }
 
+/// A reader through the page cache filled a page beside a direct write of the same mount, before the server had executed that,
+/// and the old page stayed: nobody recalls a lease for its holder's own write.
+#[test]
+fn a_direct_write_drops_what_its_own_mount_cached_beside_it() {
+    let (fake, client, cached) = opened(&[7; 65536], false);
+    let (kernel, ctx) = (kernel(&client), Ctx::default());
+    kernel.go.set();
+    let flags = OpenFlags { read: true, write: true, direct: true, ..OpenFlags::default() };
+    let direct = fake.run(client.open(&ctx, Ino(5), flags)).expect("opened").handle;
+    let write = |at| {
+        let data = hugepages::Bytes::from(vec![8; 100]);
+        fake.run(client.write(&ctx, Ino(5), direct, at, data, WriteFlags::default())).expect("written");
+    };
+    write(0);
+    assert!(kernel.asked.borrow().is_empty(), "nothing is cached");
+    drop(fake.run(client.read(&ctx, Ino(5), cached, 8192, 10)).expect("read"));
+    write(8100);
+    let ranges = std::iter::once(4096..12288).collect();
+    assert_eq!(kernel.asked.borrow()[0].data, Stale::Ranges(ranges));
+    fake.run(client.append(&ctx, Ino(5), direct, hugepages::Bytes::from_static(b"x"), WriteFlags::default()))
+        .expect("appended");
+    assert_eq!(kernel.asked.borrow()[1].data, Stale::Ranges(std::iter::once(65536..69632).collect()));
+}
+
 #[test]
 fn a_read_that_waits_in_the_last_round_is_not_waited_for() {
     let (fake, client, h) = opened(&[7; 65536], false);
