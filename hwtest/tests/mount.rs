@@ -1,6 +1,7 @@
 //! End-to-end: a daemon, its mounts, and what applications see. One test at a time runs (see `Rig`).
 
 use hwtest::battery::{self, pairs};
+use hwtest::linear;
 use hwtest::model;
 use hwtest::rig::{Rig, Setup};
 use std::fs;
@@ -38,6 +39,14 @@ fn mount_agrees_with_another_mount() {
     pairs::run(&a, &b).expect("both agree");
     let said = fs::read_to_string(rig.log()).expect("the daemon's log");
     assert!(!said.contains("fenced"), "neither had to be thrown out:\n{said}");
+    let plan = linear::Plan {
+        dirs: vec![a.clone(), b.clone()],
+        workers: 6,
+        ops: 8,
+        seed: 1,
+        end: linear::End::Rounds(18),
+    };
+    assert!(linear::run(&plan).expect("an order explains every history").ops > 0);
     fs::create_dir(a.join("contended")).expect("a folder");
     let rounds = pairs::contend(
         &a.join("contended"),

@@ -4,6 +4,11 @@
 //! can't simply be held back while data is invalidated. Instead the [`Gate`] records what was served since an
 //! invalidation began, and that is invalidated again, in ever smaller rounds; only in the last one, which touches a few
 //! pages that were just served, new requests wait. The driver is `recall.rs`; this module must not do I/O.
+//!
+//! A page that a write has wholly filled is *not* locked while the write is on its way, so an invalidation can take it out,
+//! and a read can fill it again with what the server had before the write. So a read waits for the writes of its range that
+//! came before it. No circle comes of that: what a write waits for are other clients' leases, and of all clients at most one
+//! writes a file through its page cache.
 
 use crate::ranges::Ranges;
 use std::cell::{Cell, RefCell};
@@ -68,18 +73,29 @@ impl Late {
 struct Waiting {
     id: u64,
     range: Range<u64>,
+    access: Access,
     waker: Waker,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    running: Vec<(u64, Range<u64>)>,
+    running: Vec<(u64, Range<u64>, Access)>,
     waiting: Vec<Waiting>,
     /// Served since tracking began; `None` while no recall is under way.
     dirty: Option<Ranges>,
     closed: Closed,
     drained: Vec<Waker>,
+}
+
+impl State {
+    /// Is a write of this range under way that came before the request `id`, or before one that comes now?
+    fn is_written(&self, range: &Range<u64>, id: Option<u64>) -> bool {
+        let meets =
+            |r: &Range<u64>, a: Access| a == Access::Write && r.start < range.end && range.start < r.end;
+        self.running.iter().any(|(_, r, a)| meets(r, *a))
+            || self.waiting.iter().any(|w| id.is_none_or(|id| w.id < id) && meets(&w.range, w.access))
+    }
 }
 
 /// The gate of one inode.
@@ -112,7 +128,7 @@ impl Gate {
     /// From now on what is served is remembered, beginning with what runs.
     pub(crate) fn track(&self) {
         let mut s = self.state.borrow_mut();
-        let running: Ranges = s.running.iter().map(|(_, r)| r.clone()).collect();
+        let running: Ranges = s.running.iter().map(|(_, r, _)| r.clone()).collect();
         s.dirty = Some(running);
     }
     /// Makes newcomers wait.
@@ -168,7 +184,7 @@ impl Entering {
     fn poll(&mut self, waker: &Waker) -> Poll<Pass> {
         let mut s = self.gate.state.borrow_mut();
         let waits = match self.access {
-            Access::Read => s.closed >= Closed::Reads,
+            Access::Read => s.closed >= Closed::Reads || s.is_written(&self.range, self.id),
             Access::Write => s.closed == Closed::All,
             Access::Writeback => false,
         };
@@ -182,7 +198,12 @@ impl Entering {
                 None => {
                     s.next += 1;
                     let id = s.next;
-                    s.waiting.push(Waiting { id, range: self.range.clone(), waker: waker.clone() });
+                    s.waiting.push(Waiting {
+                        id,
+                        range: self.range.clone(),
+                        access: self.access,
+                        waker: waker.clone(),
+                    });
                     self.id = Some(id);
                 }
             }
@@ -194,7 +215,7 @@ impl Entering {
         }
         s.next += 1;
         let id = s.next;
-        s.running.push((id, self.range.clone()));
+        s.running.push((id, self.range.clone(), self.access));
         if let Some(dirty) = s.dirty.as_mut() {
             dirty.insert(self.range.clone());
         }
@@ -206,7 +227,10 @@ impl Entering {
 impl Drop for Entering {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.gate.state.borrow_mut().waiting.retain(|w| w.id != id);
+            let mut s = self.gate.state.borrow_mut();
+            s.waiting.retain(|w| w.id != id);
+            // A read may have waited behind it.
+            s.waiting.iter().for_each(|w| w.waker.wake_by_ref());
         }
     }
 }
@@ -230,7 +254,10 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut s = self.gate.state.borrow_mut();
-        s.running.retain(|(id, _)| *id != self.id);
+        let ended = s.running.iter().position(|(id, ..)| *id == self.id).map(|at| s.running.swap_remove(at));
+        if matches!(ended, Some((_, _, Access::Write))) {
+            s.waiting.iter().for_each(|w| w.waker.wake_by_ref());
+        }
         if s.running.is_empty() {
             s.drained.drain(..).for_each(Waker::wake);
         }

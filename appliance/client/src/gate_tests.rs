@@ -64,6 +64,33 @@ fn a_write_that_waited_is_invalidated_after_its_reply() {
     assert_eq!(poll(pin!(late.next())), Poll::Ready(vec![(Ino(5), 0..10)]));
 }
 
+/// A write through the page cache was on its way with its page unlocked; a recall took the page out, a read filled it with what
+/// the server had before the write, and there it stayed.
+#[test]
+fn a_read_waits_for_the_writes_before_it() {
+    let (gate, _) = gate();
+    let write = now(&gate, 0..4096, Access::Write);
+    drop(now(&gate, 4096..8192, Access::Read));
+    let mut read = pin!(gate.enter(0..8192, Access::Read));
+    assert!(poll(read.as_mut()).is_pending());
+    drop(now(&gate, 0..4096, Access::Write));
+    assert!(poll(read.as_mut()).is_pending());
+    drop(write);
+    let Poll::Ready(pass) = poll(read.as_mut()) else { unreachable!("nothing is in its way") };
+    drop(pass);
+    // Also where both wait for the end of a recall.
+    gate.close(Closed::All);
+    let mut write = pin!(gate.enter(0..4096, Access::Write));
+    assert!(poll(write.as_mut()).is_pending());
+    let mut read = pin!(gate.enter(0..4096, Access::Read));
+    gate.reset();
+    assert!(poll(read.as_mut()).is_pending());
+    let Poll::Ready(pass) = poll(write.as_mut()) else { unreachable!("the gate is open") };
+    assert!(poll(read.as_mut()).is_pending());
+    drop(pass);
+    assert!(poll(read.as_mut()).is_ready());
+}
+
 #[test]
 fn giving_up_leaves_nothing_behind() {
     let (gate, _) = gate();

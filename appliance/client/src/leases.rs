@@ -432,7 +432,8 @@ impl Table {
         if r.held == LeaseMode::None {
             r.tenure = 0;
             r.kernel_attrs = false;
-            r.kernel_data = false;
+            // Requests that wait for the end of this recall fill the page cache next.
+            r.kernel_data = r.gate.as_ref().is_some_and(|g| !g.is_idle());
         }
         Some(Returned { ino, serial: p.serial, keep: r.held.min(p.keep) })
     }

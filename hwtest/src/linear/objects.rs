@@ -22,8 +22,7 @@ pub enum Kind {
     Size,
     /// A block of a file, written and read directly.
     Direct,
-    /// A block of a file, written and read through the page cache. A write under way may be seen by its own mount before it
-    /// is by others, so only staleness counts: nobody reads what had been overwritten before.
+    /// A block of a file, written and read through the page cache.
     Cached,
     /// Records appended to a file, which count by its size.
     Append,
@@ -83,6 +82,19 @@ pub enum Op {
     Add,
 }
 
+impl Op {
+    /// Did it change anything?
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        match *self {
+            Self::Create { made, .. } => made.is_some(),
+            Self::Unlink { done, .. } | Self::Rename { done, .. } => done,
+            Self::Set { .. } | Self::Add => true,
+            Self::Stat { .. } | Self::Get { .. } => false,
+        }
+    }
+}
+
 /// What one machine's file system would know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -107,6 +119,9 @@ impl State {
             }
             (Self::Names(names), Op::Rename { from, to, done }) => match (names[from], done) {
                 (Some(ino), true) => Some(with(names, &[(from, None), (to, Some(ino))])),
+                // Another mount's like rename came between the kernel's two lookups: both names led to one file, so the
+                // kernel had nothing to do (SEMANTICS.md).
+                (None, true) if names[to].is_some() => Some(self.clone()),
                 (None, false) => Some(self.clone()),
                 _ => None,
             },

@@ -191,6 +191,31 @@ fn a_direct_write_drops_what_its_own_mount_cached_beside_it() {
     assert_eq!(kernel.asked.borrow()[1].data, Stale::Ranges(std::iter::once(65536..69632).collect()));
 }
 
+/// A read that waited for the end of a recall filled the page cache under the next lease, and the next recall believed that
+/// there was nothing to take out: the page stayed, old, for as long as nobody else changed the file.
+#[test]
+fn what_a_read_fills_after_it_waited_for_a_recall_is_taken_out_by_the_next() {
+    let (fake, client, h) = opened(&[7; 65536], false);
+    let (kernel, ctx) = (kernel(&client), Ctx::default());
+    kernel.go.set();
+    let running = fake.run(client.read(&ctx, Ino(5), h, 0, 8192)).expect("read");
+    recall(&fake, Ino(5), LeaseMode::None);
+    let (reader, served) = (client.clone(), Rc::new(Cell::new(false)));
+    let flag = Rc::clone(&served);
+    let read = async move {
+        flag.set(reader.read(&Ctx::default(), Ino(5), h, 16384, 4096).await.is_ok());
+    };
+    crate::rpc::Rpc::spawn(&*fake, Box::pin(read));
+    fake.settle();
+    assert!(!served.get(), "the gate is closed and drains");
+    drop(running);
+    fake.settle();
+    assert!(served.get(), "under the next lease");
+    let before = kernel.asked.borrow().len();
+    recall(&fake, Ino(5), LeaseMode::None);
+    assert_eq!(kernel.asked.borrow().get(before).map(|r| r.data.clone()), Some(Stale::All));
+}
+
 #[test]
 fn a_read_that_waits_in_the_last_round_is_not_waited_for() {
     let (fake, client, h) = opened(&[7; 65536], false);
