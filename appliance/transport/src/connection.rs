@@ -3,10 +3,11 @@
 //! Lives as long as its TCP connection; `session.rs` lives longer. Must not repeat anything.
 
 use crate::alive::DEAD_AFTER;
+use crate::cutter::Frame;
 use crate::error::{CloseReason, Error};
 use crate::handshake::{Agreed, ClientHandshake, ClientStep, HandshakeError, admit};
 use crate::key::{Key, random};
-use crate::link::{Frame, Link, Receiver, assemble};
+use crate::link::{Link, Receiver, assemble};
 use crate::pending::Pending;
 use hugepages::{Arena, Bytes};
 use reactor::sync::{Permit, Semaphore, mpsc, oneshot};

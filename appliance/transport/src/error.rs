@@ -29,6 +29,9 @@ pub enum CloseReason {
     /// The peer did not finish the handshake in time.
     #[error("the handshake took longer than 5 s")]
     HandshakeTime,
+    /// Others came, and this peer had been in the handshake for longest.
+    #[error("too many connections have not proved a key, and this one was the oldest")]
+    Crowded,
     /// The handshake failed.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
@@ -44,6 +47,22 @@ pub enum CloseReason {
     /// The server is going down.
     #[error("this side is stopping")]
     Stopping,
+}
+
+impl CloseReason {
+    /// Whether the peer did what a sound one never does: for the log.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::Slow
+                | Self::HandshakeTime
+                | Self::Handshake(_)
+                | Self::Frame(_)
+                | Self::Pending(_)
+                | Self::Protocol(_)
+        )
+    }
 }
 
 impl From<std::io::Error> for CloseReason {

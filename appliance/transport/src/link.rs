@@ -1,10 +1,10 @@
 //! One TCP connection beneath either side: frames in, frames out, silence, closing.
 //!
-//! Receiving takes whatever has come into a small staging buffer; header and body are read there, and what a payload
-//! still lacks is received straight into its own aligned buffer. Sending goes through one task, which puts queued frames
-//! into one system call. Must not know what a frame means.
+//! Receiving fills the buffers that `cutter` asks for. Sending goes through one task, which puts queued frames into one
+//! system call. Must not know what a frame means.
 
 use crate::alive::{Alive, Vital};
+use crate::cutter::{Cutter, Frame, Step};
 use crate::error::CloseReason;
 use hugepages::{Arena, Buf, Bytes};
 use reactor::sync::{Event, Notify};
@@ -13,11 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use wire::{HANDSHAKE_VERSION, HEADER_LEN, Header, limits::MAX_BODY};
-
-/// Bytes received at a time without knowing what they are: at most this much of a payload is copied. One page, so that a
-/// few small requests come with one system call and a 4 KiB write costs one small copy.
-const GREEDY: usize = 4096;
+use wire::Header;
 
 /// Parts in one send: a quarter of what the kernel takes (UIO_MAXIOV), so that replies are not held back long.
 const BATCH_PARTS: usize = 256;
@@ -35,14 +31,6 @@ const SEND_TIME: Duration = Duration::from_secs(30);
 /// How often an empty arena is asked again. Buffers come back from any thread without a signal; meanwhile nothing is
 /// received, so TCP holds the peer back.
 const MEMORY_RETRY: Duration = Duration::from_millis(1);
-
-/// A frame as it came, checksums verified.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    pub(crate) header: Header,
-    pub(crate) body: Bytes,
-    pub(crate) payload: Option<Bytes>,
-}
 
 /// What both tasks of a connection and its handles share.
 pub(crate) struct Link {
@@ -151,66 +139,27 @@ impl Link {
     }
 }
 
-/// Cuts what comes into frames.
+/// Receives frames: bytes from the stream to a [`Cutter`].
 pub(crate) struct Receiver {
     link: Rc<Link>,
-    stage: Option<Buf>,
-    from: usize,
-    to: usize,
+    cutter: Cutter,
     arena: Option<Arena>,
-    /// The one that frames must have.
-    pub(crate) version: u8,
 }
 
 impl Receiver {
     pub(crate) fn new(link: &Rc<Link>, arena: Option<Arena>) -> Self {
-        let mut stage = Buf::heap(HEADER_LEN + MAX_BODY);
-        stage.set_len(stage.capacity());
-        let link = Rc::clone(link);
-        Self { link, stage: Some(stage), from: 0, to: 0, arena, version: HANDSHAKE_VERSION }
+        Self { link: Rc::clone(link), cutter: Cutter::new(), arena }
+    }
+
+    /// Frames are of `version` from now on.
+    pub(crate) fn agreed(&mut self, version: u8) {
+        self.cutter.version = version;
     }
 
     /// Goes on over `link`, the same stream, with frames of `version`.
-    pub(crate) fn moved(self, link: &Rc<Link>, version: u8) -> Self {
-        Self { link: Rc::clone(link), version, ..self }
-    }
-
-    fn staged(&self, len: usize) -> &[u8] {
-        self.stage.as_ref().and_then(|stage| stage.get(self.from..self.from + len)).unwrap_or_default()
-    }
-
-    /// Makes `len` bytes stand in the staging buffer. `Peer` where the stream ends before the first.
-    async fn ensure(&mut self, len: usize) -> Result<(), CloseReason> {
-        if self.to - self.from >= len {
-            return Ok(());
-        }
-        let Some(mut stage) = self.stage.take() else {
-            return Err(CloseReason::Protocol("an earlier receive was given up"));
-        };
-        stage.set_len(stage.capacity());
-        stage.copy_within(self.from..self.to, 0);
-        self.to -= self.from;
-        self.from = 0;
-        if self.to == 0 {
-            stage.set_len(GREEDY);
-            let (result, back) = self.link.stream.read(stage).await;
-            stage = back;
-            stage.set_len(stage.capacity());
-            self.to = match result {
-                Ok(0) => return Err(CloseReason::Peer),
-                Ok(count) => count,
-                Err(error) => return Err(error.into()),
-            };
-        }
-        if self.to < len {
-            let (result, back) = self.link.stream.read_exact(stage, self.to..len).await;
-            stage = back;
-            result?;
-            self.to = len;
-        }
-        self.stage = Some(stage);
-        self.link.heard();
-        Ok(())
+    pub(crate) fn moved(mut self, link: &Rc<Link>, version: u8) -> Self {
+        self.agreed(version);
+        Self { link: Rc::clone(link), ..self }
     }
 
     /// The next frame. `admit` sees the header before anything beyond it is received or memory taken for it.
@@ -218,37 +167,29 @@ impl Receiver {
         &mut self,
         admit: impl Fn(&Header) -> Result<(), CloseReason>,
     ) -> Result<Frame, CloseReason> {
-        self.ensure(HEADER_LEN).await?;
-        let mut head = [0; HEADER_LEN];
-        head.copy_from_slice(self.staged(HEADER_LEN));
-        let header = Header::decode(&head)?;
-        if header.version != self.version {
-            return Err(CloseReason::Protocol("frame is of another version than agreed"));
+        loop {
+            match self.cutter.step(&admit)? {
+                Step::Frame(frame) => return Ok(frame),
+                Step::Memory(len) => {
+                    let memory = self.memory(len).await?;
+                    self.cutter.memory(memory);
+                }
+                Step::Read { buf, range, any } => {
+                    let all = range.len();
+                    let (count, buf) = if any {
+                        self.link.stream.read(buf).await
+                    } else {
+                        let (result, buf) = self.link.stream.read_exact(buf, range).await;
+                        (result.map(|()| all), buf)
+                    };
+                    match count? {
+                        0 => return Err(CloseReason::Peer),
+                        count => self.cutter.filled(buf, count),
+                    }
+                    self.link.heard();
+                }
+            }
         }
-        admit(&header)?;
-        let body_len = usize::from(header.body_len);
-        self.ensure(HEADER_LEN + body_len).await?;
-        let body = Bytes::copy_of(&self.staged(HEADER_LEN + body_len)[HEADER_LEN..]);
-        Header::verify(&head, &body)?;
-        self.from += HEADER_LEN + body_len;
-        let payload = if header.payload_len == 0 { None } else { Some(self.payload(&header).await?) };
-        Ok(Frame { header, body, payload })
-    }
-
-    async fn payload(&mut self, header: &Header) -> Result<Bytes, CloseReason> {
-        let len = header.payload_len as usize;
-        let mut buf = self.memory(len).await?;
-        let have = len.min(self.to - self.from);
-        buf[..have].copy_from_slice(self.staged(have));
-        self.from += have;
-        if have < len {
-            let (result, back) = self.link.stream.read_exact(buf, have..len).await;
-            result?;
-            buf = back;
-            self.link.heard();
-        }
-        header.verify_payload(&buf)?;
-        Ok(buf.freeze())
     }
 
     /// Memory for a payload: bounded by the connection's credits on the heap, by the arena otherwise.

@@ -3,9 +3,11 @@
 //! Requests of one connection run concurrently and are answered in any order. Must not know what a request does, nor keep
 //! replies: exactly-once is the handler's, which the transport helps by never running one request twice at a time.
 
+use crate::cutter::Frame;
 use crate::error::CloseReason;
 use crate::handshake::{HandshakeError, Identity, KeyRing, ServerHandshake, ServerStep, admit, refuse};
-use crate::link::{Frame, Link, Receiver, assemble, deadline};
+use crate::link::{Link, Receiver, assemble, deadline};
+use crate::lobby::Lobby;
 use crate::pending::Pending;
 use hugepages::{Arena, Bytes};
 use reactor::sync::Event;
@@ -35,7 +37,8 @@ pub struct ServerConfig {
     pub server_uuid: [u8; 16],
     /// Where payloads are received; the heap where there is none.
     pub arena: Option<Arena>,
-    /// Connections at most, those in the handshake included; one costs about 20 KiB and its credits' payloads.
+    /// Connections at most that have proved their key; one costs about 20 KiB and its credits' payloads. Those in the
+    /// handshake have a bound of their own, [`crate::HALF_OPEN_MAX`].
     pub max_connections: usize,
     /// Whether replies carry a checksum of their payload.
     pub payload_crc: bool,
@@ -204,7 +207,7 @@ struct Inner<H> {
     config: ServerConfig,
     handler: H,
     peers: RefCell<FxHashMap<u64, Peer>>,
-    connections: Cell<usize>,
+    lobby: Rc<Lobby>,
     next_id: Cell<u64>,
     /// Requests with a slot that are running, over all connections.
     once: RefCell<FxHashMap<RequestId, Run>>,
@@ -235,7 +238,7 @@ impl<H: Handler> Server<H> {
             config,
             handler,
             peers: RefCell::default(),
-            connections: Cell::new(0),
+            lobby: Rc::default(),
             next_id: Cell::new(1),
             once: RefCell::default(),
             stopping: Event::new(),
@@ -289,21 +292,23 @@ impl<H: Handler> Server<H> {
 
     async fn connection(&self, stream: TcpStream, address: SocketAddr) {
         let config = &self.0.config;
-        self.0.connections.set(self.0.connections.get() + 1);
         let keep_alive = Duration::from_millis(u64::from(config.terms.keepalive_ms));
         // Failing to set it costs latency only.
         let _ = stream.set_nodelay(true);
         let link = Link::new(stream, keep_alive, false);
         let mut receiver = Receiver::new(&link, config.arena.clone());
+        let seat = self.0.lobby.enter(&link);
         let greeted = reactor::timeout(HANDSHAKE_TIME, self.handshake(&link, &mut receiver)).await;
+        drop(seat);
         match greeted.unwrap_or(Err(CloseReason::HandshakeTime)) {
             Ok(identity) => self.serve_peer(identity, address, link, receiver).await,
             Err(reason) => {
+                // Why it was closed here, where it was.
+                let reason = link.reason().unwrap_or(reason);
                 tracing::warn!(%address, %reason, "connection refused");
                 link.close(reason);
             }
         }
-        self.0.connections.set(self.0.connections.get() - 1);
     }
 
     async fn handshake(&self, link: &Link, receiver: &mut Receiver) -> Result<Identity, CloseReason> {
@@ -316,7 +321,7 @@ impl<H: Handler> Server<H> {
             let busy = if self.0.stopping.is_set() {
                 Some(RefusalReason::Stopping)
             } else {
-                (self.0.connections.get() > config.max_connections).then_some(RefusalReason::Full)
+                (self.0.peers.borrow().len() >= config.max_connections).then_some(RefusalReason::Full)
             };
             let step = match busy {
                 Some(reason) => refuse(&header, reason, HandshakeError::NotNow(reason)),
@@ -332,7 +337,7 @@ impl<H: Handler> Server<H> {
             link.stream.send_all(parts).await?;
             if let Some(end) = end {
                 if let Ok(identity) = &end {
-                    receiver.version = identity.version;
+                    receiver.agreed(identity.version);
                 }
                 return Ok(end?);
             }
@@ -372,7 +377,11 @@ impl<H: Handler> Server<H> {
             }
         }
         let reason = link.reason().unwrap_or(CloseReason::Local);
-        tracing::debug!(?peer, %reason, "connection ended");
+        if reason.is_fault() {
+            tracing::warn!(?peer, %reason, "connection closed");
+        } else {
+            tracing::debug!(?peer, %reason, "connection ended");
+        }
         self.0.handler.disconnected(&peer, &reason);
     }
 

@@ -1,12 +1,15 @@
 //! What works: payloads, concurrency, cancelling, notifications.
 
-use crate::common::{SIZES, append, options, parts, pattern, read, run, serve, session};
+use crate::common::{SIZES, append, entry, name, options, parts, pattern, read, run, serve, session};
 use reactor::sync::Event;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use transport::{CallOptions, Connection, Error, Parts, Session};
-use wire::message::{Appended, Done, LeaseReturn, ReadReply, Recall, SetLock};
+use wire::message::{
+    Appended, AttrReply, Copied, CopyRange, Cred, DirEntries, DirPage, Done, Fallocate, LeaseReturn, ReadDir,
+    ReadReply, Recall, Seek, SeekReply, SetLock, Whence,
+};
 use wire::{Ino, LeaseMode, LockKind, LockOwner, LockRange, LockSpace, LockType, Request, Status};
 
 #[test]
@@ -60,7 +63,7 @@ fn many_at_once_within_slots_and_credits() {
     });
 }
 
-fn lock() -> Request<'static> {
+pub(crate) fn lock() -> Request<'static> {
     let range = LockRange::ALL;
     let (owner, lock) = (LockOwner(1), LockType::Lock(LockKind::Write));
     SetLock { ino: Ino(2), space: LockSpace::Posix, owner, lock, range, pid: 1, wait: true }.into()
@@ -172,6 +175,53 @@ fn notifications_arrive_in_order_and_may_be_answered() {
         assert!(peer.notify(Recall { ino: Ino(5), serial: 1, keep: LeaseMode::None }).is_err());
         let reply = session.call(&read(1), Parts::new(), CallOptions::default()).await.expect("answered");
         assert_eq!((reply.status(), hooked.get()), (Status::Ok, 2));
+        session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn a_directory_is_listed_page_by_page() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let (mut cookie, mut pages) = (0, 0);
+        for max in [400, 4096, 65_536, 1 << 20] {
+            let list = ReadDir { dir: Ino(1), cookie, max, plus: false };
+            let reply =
+                session.call(&list.into(), Parts::new(), CallOptions::default()).await.expect("answered");
+            assert!(!reply.decode::<DirPage>().expect("a page").eof);
+            assert!(reply.payload.len() <= max as usize);
+            for got in DirEntries::new(&reply.payload) {
+                cookie += 1;
+                assert_eq!(got.expect("a sound entry"), entry(cookie, &name(cookie)));
+            }
+            pages += 1;
+        }
+        assert!(pages == 4 && cookie > 6000, "a page takes what fits: {cookie}");
+        session.stop();
+        server.stop();
+    });
+}
+
+#[test]
+fn seek_copy_and_fallocate_carry_all_their_numbers() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        let ask = async |request: Request<'static>| {
+            let reply = session.call(&request, Parts::new(), CallOptions::default()).await.expect("answered");
+            assert_eq!(reply.status(), Status::Ok);
+            reply
+        };
+        let far = 1 << 50;
+        let reply = ask(Seek { ino: Ino(2), offset: far, whence: Whence::Data }.into()).await;
+        assert_eq!(reply.decode::<SeekReply>().expect("a reply").offset, far + 1);
+        let copy = CopyRange { src: Ino(2), src_offset: 5, dst: Ino(3), dst_offset: far, len: far };
+        assert_eq!(ask(copy.into()).await.decode::<Copied>().expect("a reply").len, far - 5);
+        let cred = Cred { uid: 1, gid: 2 };
+        let reply = ask(Fallocate { ino: Ino(2), mode: 1, offset: far, len: 77, cred }.into()).await;
+        assert_eq!(reply.decode::<AttrReply>().expect("a reply").attr.size.get(), far + 77);
         session.stop();
         server.stop();
     });

@@ -11,8 +11,11 @@ use transport::{
     CloseReason, ConnectOptions, Handler, Incoming, Key, KeyRing, Outgoing, Parts, Peer, Server,
     ServerConfig, Session,
 };
-use wire::message::{Append, Appended, ChunkRead, ReadFlags, ReadReply, Role, Welcome, WriteFlags};
-use wire::{Attr, ChunkKey, ClientId, Grant, Ino, Request, RequestId, Slot, Status};
+use wire::message::{
+    Append, Appended, AttrReply, ChunkRead, Copied, DirEntry, DirPage, DirWriter, ReadFlags, ReadReply, Role,
+    SeekReply, Welcome, WriteFlags,
+};
+use wire::{Attr, ChunkKey, ClientId, FileKind, Grant, Ino, Request, RequestId, Slot, Status};
 
 pub(crate) const ADDRESS: &str = "127.0.0.1:0";
 
@@ -23,7 +26,7 @@ pub(crate) fn arena() -> Arena {
 /// Last sequence and reply of a slot.
 pub(crate) type Kept = (u64, Vec<u8>);
 
-/// Answers reads with a pattern, keeps the replies of appends per slot as a real server does, and waits in SetLock.
+/// Answers reads with a pattern, keeps the replies of appends per slot as a real server does, and waits in SetLock and StatFs.
 #[derive(Default)]
 pub(crate) struct Echo {
     pub(crate) kept: RefCell<HashMap<(ClientId, Slot), Kept>>,
@@ -67,6 +70,15 @@ impl Echo {
     }
 }
 
+/// Name of the `n`th entry of every directory; lengths differ.
+pub(crate) fn name(n: u64) -> Vec<u8> {
+    vec![b'a' + (n % 26) as u8; 1 + (n * 7 % 255) as usize]
+}
+
+pub(crate) fn entry(n: u64, name: &[u8]) -> DirEntry<'_> {
+    DirEntry { ino: Ino(n), cookie: n, kind: FileKind::Regular, name, plus: None }
+}
+
 impl Handler for Echo {
     async fn handle(&self, _peer: &Peer, request: Incoming) -> Outgoing {
         match request.request() {
@@ -87,6 +99,27 @@ impl Handler for Echo {
             }
             Ok(Request::LeaseReturn(back)) => {
                 Outgoing::error(if back.leases.len() == 2 { Status::Ok } else { Status::Malformed })
+            }
+            Ok(Request::ReadDir(list)) => {
+                let mut page = vec![0; list.max as usize];
+                let mut writer = DirWriter::new(&mut page);
+                let eof = (list.cookie + 1..).take_while(|n| writer.push(&entry(*n, &name(*n)))).count() == 0;
+                let len = writer.finish();
+                page.truncate(len);
+                Outgoing::ok(&DirPage { eof, dir_grant: Grant::none() }).payload(Bytes::from(page))
+            }
+            Ok(Request::StatFs(_)) => {
+                request.cancelled.wait().await;
+                Outgoing::error(Status::Cancelled)
+            }
+            Ok(Request::Seek(seek)) => Outgoing::ok(&SeekReply { offset: seek.offset + 1 }),
+            Ok(Request::CopyRange(copy)) => {
+                let len = copy.len.min(copy.dst_offset - copy.src_offset);
+                Outgoing::ok(&Copied { len, attr: file_attr(), grant: Grant::none() })
+            }
+            Ok(Request::Fallocate(f)) => {
+                let attr = Attr { size: (f.offset + f.len).into(), ..file_attr() };
+                Outgoing::ok(&AttrReply { attr, grant: Grant::none() })
             }
             Ok(_) => Outgoing::error(Status::Unsupported),
             Err(_) => Outgoing::error(Status::Malformed),

@@ -3,8 +3,8 @@
 use crate::common::{append, key, options, parts, read, run, serve, session};
 use reactor::TcpStream;
 use std::net::SocketAddr;
-use transport::{CallOptions, CloseReason, ConnectOptions, Connection, Key, Parts, Session};
-use wire::message::{Hello, Refusal, RefusalReason, Role, SetLock};
+use transport::{CallOptions, CloseReason, ConnectOptions, Connection, HALF_OPEN_MAX, Key, Parts, Session};
+use wire::message::{Hello, Refusal, RefusalReason, Role, SetLock, StatFs};
 use wire::{
     Body, BodyBuf, ClientId, HEADER_LEN, Header, Ino, LockKind, LockOwner, LockRange, LockSpace, LockType,
     Opcode, Slot, Status,
@@ -136,6 +136,83 @@ fn a_wrong_key_and_a_full_server_say_so() {
         let session = session(address).await;
         let error = Connection::connect(&options(address)).await.map(drop).expect_err("full");
         assert!(!error.is_permanent() && error.to_string().contains("no connections now"), "{error}");
+        session.stop();
+        server.stop();
+    });
+}
+
+/// Connections of strangers once counted as connections of clients: a few hundred that said nothing kept everyone out.
+#[test]
+fn strangers_who_say_nothing_keep_nobody_out() {
+    run(async {
+        let (server, address) = serve(1000, 1);
+        let mut silent = Vec::new();
+        for n in 0..HALF_OPEN_MAX + 20 {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            // Some have begun.
+            stream.send_all(parts(hello((1, 1))[..n % 100].to_vec())).await.expect("sent");
+            silent.push(stream);
+        }
+        let session = session(address).await;
+        let reply = session.call(&read(10), Parts::new(), CallOptions::default()).await.expect("answered");
+        assert_eq!(reply.status(), Status::Ok);
+        // The oldest made room; the youngest have their time, and then they go, too.
+        for stream in [&silent[0], &silent[20], &silent[HALF_OPEN_MAX + 19]] {
+            let (got, _) = stream.read(hugepages::Buf::heap(64)).await;
+            assert!(!matches!(got, Ok(1..)), "nothing is said to them");
+        }
+        session.stop();
+        server.stop();
+    });
+}
+
+/// One that has proved its key, but does not keep to what was agreed.
+async fn unruly(address: SocketAddr) -> TcpStream {
+    use transport::handshake::{ClientHandshake, ClientStep};
+    let (mut machine, mut next) = ClientHandshake::new(&key(), Role::Client, ClientId(9), [3; 32]);
+    let stream = TcpStream::connect(address).await.expect("connected");
+    loop {
+        stream.send_all(parts(next)).await.expect("sent");
+        let (header, body) = receive(&stream).await;
+        match machine.on_frame(&header, &body).expect("agreed") {
+            ClientStep::Send(frame) => next = frame,
+            ClientStep::Done(_) => return stream,
+        }
+    }
+}
+
+#[test]
+fn more_requests_than_credits_end_the_connection_with_a_reason() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let stream = unruly(address).await;
+        let mut flood = Vec::new();
+        // None of them ends by itself: 8 slots, and 9 without a slot, for 16 credits.
+        for slot in 0..8 {
+            let mut body = BodyBuf::new();
+            crate::calls::lock().encode(&mut body);
+            let header = Header {
+                client: ClientId(9),
+                slot: Slot(slot),
+                sequence: 1,
+                ..Header::request(Opcode::SetLock)
+            };
+            flood.extend(body.into_frame(&header).expect("small"));
+        }
+        for sequence in 1..=9 {
+            let mut body = BodyBuf::new();
+            StatFs {}.encode(&mut body);
+            let header = Header { client: ClientId(9), sequence, ..Header::request(Opcode::StatFs) };
+            flood.extend(body.into_frame(&header).expect("small"));
+        }
+        stream.send_all(parts(flood)).await.expect("sent");
+        server.handler().ended_one.wait().await;
+        let ended = server.handler().ended.borrow().clone();
+        assert!(matches!(ended[..], [CloseReason::Pending(transport::PendingError::Credits)]), "{ended:?}");
+        assert!(ended[0].is_fault() && ended[0].to_string().contains("credits"));
+        let session = session(address).await;
+        let reply = session.call(&read(10), Parts::new(), CallOptions::default()).await.expect("answered");
+        assert_eq!(reply.status(), Status::Ok, "others go on");
         session.stop();
         server.stop();
     });
