@@ -228,6 +228,17 @@ fn lazy_values_depend_on_what_is_beneath() {
     assert_eq!(w.execute(&ctx, &Op::GetAttr { ino: f }).depends_on, made);
 }
 
+/// POSIX rename(): two names of one inode both stay. Who caches names must be able to tell, or it takes the old one for gone.
+#[test]
+fn renaming_a_link_onto_its_twin_changes_nothing_and_says_so() {
+    let mut w = World::new(5);
+    let f = w.file(ROOT, "a");
+    w.ok(&Op::Link { ino: f, dir: ROOT, name: b"b" });
+    let rename = Op::Rename { dir: ROOT, name: b"a", new_dir: ROOT, new_name: b"b", flags: 0 };
+    assert_eq!(w.ok(&rename), Reply::Renamed { moved: f, replaced: Some(f) });
+    assert_eq!(w.attr(f).nlink.get(), 2);
+}
+
 #[test]
 fn unnamed_files() {
     let mut w = World::new(6);

@@ -42,8 +42,8 @@ pub(super) fn rename(t: &mut Txn<'_>, from: Name<'_>, to: Name<'_>, flags: u32) 
         None if exchange => Err(Errno::ENOENT.into()),
         Some(_) if noreplace => Err(Errno::EEXIST.into()),
         Some(dst) if dst.ino() == src.ino() => {
-            // Two names of one inode: nothing happens (POSIX rename()).
-            Ok(Reply::Renamed { moved: src.ino(), replaced: exchange.then(|| dst.ino()) })
+            // Two names of one inode: nothing happens (POSIX rename()). Who caches names sees by the equal numbers that both stay.
+            Ok(Reply::Renamed { moved: src.ino(), replaced: Some(dst.ino()) })
         }
         Some(dst) if exchange => swap(t, &src, &dst),
         dst => mv(t, &src, to, dst),

@@ -85,18 +85,19 @@ impl Machine {
         }
         let need = |p: &Part| Need { ino: p.ino, access: p.access, cache: p.cache };
         let needs: SmallVec<[Need; 2]> = op.parts.iter().map(need).collect();
-        if self.leases.admit(self.now.mono, client, ticket, &needs, true, &mut self.changes)
+        if self.leases.admit(self.now.mono, client, ticket, &needs, false, &mut self.changes)
             == Admission::Wait
         {
             self.leave_gates(ticket);
             return self.stage(ticket, Stage::Leases);
         }
         let gates: SmallVec<[(Ino, bool); 2]> = op.parts.iter().map(|p| (p.ino, p.alone)).collect();
+        // Before it counts as under way for leases: it would hold up those whom the gate waits for.
         if !self.enter(ticket, &gates) {
-            // Inside the leases it would hold up those whom the gate waits for.
-            self.leases.leave(self.now.mono, ticket, &mut self.changes.ready);
             return;
         }
+        let admitted = self.leases.admit(self.now.mono, client, ticket, &needs, true, &mut self.changes);
+        debug_assert_eq!(admitted, Admission::Go, "nothing happened since it was asked");
         // Within the gate no truncation is under way: this one failed.
         let writes = |(p, a): (&Part, &Attr)| p.access == Access::Modify && self.is_uncut(a.object());
         if op.parts.iter().zip(&attrs).any(writes) {

@@ -45,6 +45,11 @@ impl Gates {
         free
     }
 
+    /// Does it wait at the gates of `inos`?
+    pub(super) fn waits(&self, ticket: Ticket, inos: &[(Ino, bool)]) -> bool {
+        inos.iter().any(|(ino, _)| self.table.get(ino).is_some_and(|g| g.waiting.contains(&ticket)))
+    }
+
     /// Leaves, or stops waiting. Tickets that may try again are appended to `ready`.
     pub(super) fn leave(&mut self, ticket: Ticket, inos: &[(Ino, bool)], ready: &mut Vec<Ticket>) {
         for (ino, _) in inos {

@@ -281,7 +281,10 @@ impl Machine {
 
     /// Runs whatever a change let through, in the order of tickets, until nothing is left to run.
     fn settle(&mut self) {
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            debug_assert!(rounds < 64 + 16 * self.pending.len(), "operations wake each other for ever");
             for order in std::mem::take(&mut self.changes.recalls) {
                 self.out.push(Action::Recall(order));
             }
@@ -352,7 +355,11 @@ impl Machine {
 
     /// Tries to enter the gates; false where it waits now.
     fn enter(&mut self, ticket: Ticket, inos: &[(Ino, bool)]) -> bool {
-        self.leave_gates(ticket);
+        // A place in the line is kept: giving it up would let the others try, and they would do the same.
+        let same = self.pending.get(&ticket).is_some_and(|p| p.gates[..] == *inos);
+        if !(same && self.gates.waits(ticket, inos)) {
+            self.leave_gates(ticket);
+        }
         if inos.is_empty() {
             return true;
         }

@@ -3,13 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use super::*;
-use crate::leases::RecallOrder;
+use crate::leases::{Access, RecallOrder};
 use crate::{Boot, CacheConfig, FetchedRange};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use wire::Timestamp;
 use wire::message as m;
-use wire::{Body, Errno, Flags, LeaseMode, ROOT_INO, Request};
+use wire::{Body, Errno, Flags, LeaseMode, ROOT_INO, Request, RequestId};
 
 const A: ClientId = ClientId(1);
 const B: ClientId = ClientId(2);
@@ -452,6 +452,28 @@ fn need_lease_is_certain() {
     s.apply(Event::Request { id: OpId(900), header, body: body.body().to_vec(), payload: Vec::new() });
     let reply = m::AttrReply::decode(&s.reply(OpId(900)).unwrap().1).unwrap();
     assert_eq!(reply.grant.mode(), Some(LeaseMode::Shared));
+}
+
+/// More than two that waited at one gate once woke each other for ever: each left its place in the line, which let the
+/// others try, before it took the same place again.
+#[test]
+fn those_who_wait_at_a_gate_do_not_wake_each_other() {
+    let mut s = Sim::new();
+    s.open(A);
+    let id = s.once(A, 0, create(b"f"));
+    let ino = m::Created::decode(&s.reply(id).unwrap().1).unwrap().attr.ino();
+    let append = |n: u64| {
+        let part = Part { ino, access: Access::Modify, object: None, alone: true, cache: false };
+        let request = RequestId { client: A, slot: Slot::IDEMPOTENT, sequence: n };
+        Event::Data(DataOp { id: OpId(1000 + n), request, parts: [part].into_iter().collect() })
+    };
+    for n in 0..6 {
+        s.apply(append(n));
+    }
+    for n in 0..6 {
+        s.apply(Event::DataDone(OpId(1000 + n)));
+    }
+    assert_eq!(s.machine.load(), (0, 0));
 }
 
 /// The answer once left before the removal of the free list's entry was durable: after a kill the next start cut the file
