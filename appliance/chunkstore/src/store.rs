@@ -136,9 +136,7 @@ pub async fn format<D: BlockDevice>(
         }
     }
     let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid)
-        .map_err(|e| std::io::Error::other(e.to_string()))
-        .map_err(DeviceError::io("asking for randomness"))?;
+    reactor::random(&mut uuid).map_err(DeviceError::io("asking for randomness"))?;
     // Version 4, variant 1 of RFC 9562.
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;

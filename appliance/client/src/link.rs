@@ -115,8 +115,9 @@ impl Link {
     /// Task: connects for one life; transport reconnects within it.
     async fn live(self: Rc<Self>, life: Rc<Life>) {
         while !self.closed.get() && !life.over.is_set() {
-            let client = match getrandom::u64() {
-                Ok(n) => ClientId(n.max(1)),
+            let mut id = [0; 8];
+            let client = match reactor::random(&mut id) {
+                Ok(()) => ClientId(u64::from_le_bytes(id).max(1)),
                 Err(_) => {
                     self.tell_first(Err(Error::Random));
                     reactor::sleep(REFUSED).await;

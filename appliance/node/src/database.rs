@@ -44,6 +44,17 @@ pub(crate) async fn open<D: BlockDevice>(
     Ok((Engine::Threads(applier), boot, events))
 }
 
+/// Puts the first records into an empty database.
+#[cfg(feature = "sim")]
+pub(crate) async fn format<D: BlockDevice>(base: &Base<D>, records: Vec<Record>) -> Result<(), NodeError> {
+    let (told, _events) = mail::channel(EVENTS);
+    let (engine, _) = stepped::Stepped::open(applier::Config::default(), base.volume_server(), told).await?;
+    for record in records {
+        engine.submit(record).map_err(|_| NodeError::Store("too many first records".to_owned()))?;
+    }
+    engine.stop().await
+}
+
 impl Engine {
     /// See [`Applier::submit`].
     pub(crate) fn submit(&self, record: Record) -> Result<(), Full<Record>> {

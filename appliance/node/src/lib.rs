@@ -21,6 +21,8 @@ mod node;
 mod recovery;
 mod reserve;
 mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod store;
 pub mod units;
 pub mod volume;

@@ -123,7 +123,7 @@ fn open_device(path: &std::path::Path, options: FileOptions) -> Result<FileHandl
     }
 }
 
-fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
+pub(crate) fn listen(config: &Config) -> Result<Vec<TcpListener>, NodeError> {
     let bind = |address: &SocketAddr| {
         TcpListener::bind(*address).map_err(|source| NodeError::Listen { address: *address, source })
     };

@@ -48,7 +48,7 @@ pub enum KeyError {
     },
     /// The kernel has no random bytes.
     #[error("no random bytes from the kernel: {0}")]
-    Random(getrandom::Error),
+    Random(#[source] std::io::Error),
 }
 
 impl Key {
@@ -178,7 +178,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
+    reactor::random(&mut bytes).map_err(KeyError::Random)?;
     Ok(bytes)
 }
 

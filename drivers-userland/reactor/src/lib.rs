@@ -41,6 +41,7 @@
 //!   `read`, `read_exact(buf, range)`, `send_all(parts)`, `shutdown(how)`, `set_nodelay`, `set_zc_threshold`, `peer_addr`, `local_addr`.
 //!   Parts: anything that becomes [`Parts`]: `Vec<Bytes>`, `smallvec![..]`, `[Bytes; 4]`.
 //! - [`sync`]: `Notify`, `Event`, `Semaphore`, `Mutex`, `oneshot`, `mpsc`; no ring needed.
+//! - [`random()`].
 //! - [`mail::channel`]: `try_send`, `send().await`, `send_blocking` (not on a reactor), `recv().await`.
 //! - [`signal::block`] first in `main`, then [`signal::wait`] and `next().await`.
 //!
@@ -57,6 +58,7 @@ mod net;
 mod op;
 mod pool;
 mod probe;
+mod random;
 mod request;
 mod ring;
 mod run;
@@ -72,6 +74,7 @@ pub use fs::{File, OpenOptions};
 pub use net::{ReadHalf, RecvStream, TcpListener, TcpStream, WriteHalf, ZC_THRESHOLD};
 pub use pool::{Provided, RECV_BUFFER, RECV_BUFFERS};
 pub use probe::{Features, Missing, probe};
+pub use random::random;
 pub use request::Parts;
 pub use run::{Config, Error, Stats, Wait, run, stats};
 pub use rustix::fs::FallocateFlags;
