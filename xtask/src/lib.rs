@@ -50,6 +50,10 @@ pub enum Task {
     Tidy(tidy::TidyArgs),
     /// Format every source file
     Fmt,
+    /// Play seeds of the simulator: the real node and clients under kills and network faults, with a simulated clock
+    ///
+    /// Everything follows from the seed; one that fails is printed, with how to play it again. A fixed batch runs in `test`.
+    Sim(suite::SimArgs),
     /// Keep claudefsd running (started by `up`, not by hand)
     #[command(hide = true)]
     Supervise(demo::SuperviseArgs),
@@ -65,6 +69,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Task::Down(args) => demo::down(&args),
         Task::Ps(args) => demo::ps(&args),
         Task::Test(args) => suite::test(&args),
+        Task::Sim(args) => suite::sim(&args),
         Task::Check => check::check(),
         Task::Tidy(args) => tidy::run(&args),
         Task::Fmt => check::fmt(),

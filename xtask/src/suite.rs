@@ -76,3 +76,41 @@ fn obstacle() -> Option<String> {
     }
     None
 }
+
+/// Arguments of `cargo xtask sim`.
+#[derive(Debug, clap::Args)]
+pub struct SimArgs {
+    /// How many seeds to play
+    #[arg(long, default_value_t = 1000)]
+    pub seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    pub from: u64,
+    /// Operations of each client
+    #[arg(long, default_value_t = 120)]
+    pub ops: u64,
+    /// Play each seed twice and compare the two runs
+    #[arg(long)]
+    pub twice: bool,
+}
+
+/// Plays seeds with an optimised simulator.
+///
+/// # Errors
+/// Where a seed fails; its number stands on the terminal.
+pub fn sim(args: &SimArgs) -> Result<()> {
+    let mut c = cargo();
+    c.args(["run", "--quiet", "--release", "--package", "sim", "--"]);
+    c.args([
+        "--seeds",
+        &args.seeds.to_string(),
+        "--from",
+        &args.from.to_string(),
+        "--ops",
+        &args.ops.to_string(),
+    ]);
+    if args.twice {
+        c.arg("--twice");
+    }
+    run(&mut c)
+}
