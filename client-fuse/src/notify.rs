@@ -1,6 +1,6 @@
 //! Invalidation: what a recalled lease covered is taken out of the kernel's caches.
 //!
-//! The client calls [`Notifier::invalidate`] and gives the lease back once that has ended, so "ended" must mean that no process can see the
+//! The client calls `Notifier::invalidate` and gives the lease back once that has ended, so "ended" must mean that no process can see the
 //! old state any more. Three things in the kernel can make an invalidation wait, and none may wait for it in turn:
 //!
 //! 1. *Pages.* `NOTIFY_INVAL_INODE` locks each page, and writes dirty ones (of shared mappings) back through FUSE_WRITE. Pages are locked by

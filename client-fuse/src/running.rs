@@ -151,7 +151,7 @@ impl Mount {
     /// Unmounts, serving all the while; [`Mount::unmounted`] ends when the kernel has let go.
     ///
     /// # Errors
-    /// As [`mount::unmount`].
+    /// As [`mount::unmount()`].
     pub async fn unmount(&self, how: Unmount) -> Result<(), UnmountError> {
         let mountpoint = self.mountpoint.clone();
         let (send, mut receive) = reactor::mail::channel(1);

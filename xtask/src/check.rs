@@ -3,6 +3,9 @@
 use crate::command::{cargo, has_cargo_command, note, run, step};
 use anyhow::Result;
 
+/// Heads of modules name private items on purpose: they are for who works on the crate.
+const DOC_FLAGS: &str = "-D warnings -A rustdoc::private_intra_doc_links";
+
 /// Formats every source file.
 ///
 /// # Errors
@@ -24,7 +27,7 @@ pub fn check() -> Result<()> {
     let features = ["--workspace", "--all-targets", "--all-features", "--quiet"];
     run(cargo().arg("clippy").args(features).args(["--", "-D", "warnings"]))?;
     step("Documentation");
-    run(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    run(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", DOC_FLAGS))?;
     step("Licences, bans and sources of dependencies");
     if has_cargo_command("deny") {
         run(cargo().args(["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;

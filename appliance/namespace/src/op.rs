@@ -26,7 +26,7 @@ impl OpCtx {
     }
 }
 
-/// How a file is opened; bits of [`Op::Open`] and [`Create::open_flags`].
+/// How a file is opened; bits of [`Op::Open`] and `Create::open_flags`.
 pub mod open_flags {
     /// Reading.
     pub const READ: u32 = 1;

@@ -31,7 +31,7 @@ pub const DEFAULT_KEY: &str = "/etc/claudefs/cluster.key";
 #[derive(Debug, Parser)]
 #[command(name = "mount.claudefs", version)]
 pub struct Arguments {
-    /// What to mount: HOST[:PORT]:/PATH.
+    /// What to mount: `HOST[:PORT]:/PATH`.
     pub source: String,
     /// Directory to mount on.
     pub mountpoint: PathBuf,

@@ -32,7 +32,7 @@
 //! | timers, tasks | memory | they follow what lives: dropping a future frees its timer |
 //!
 //! # API
-//! - [`run`], [`spawn`] ([`JoinHandle::abort`], awaiting gives `Result<T, Aborted>`), [`yield_now`], [`stats`], [`probe()`]
+//! - [`run()`], [`spawn`] ([`JoinHandle::abort`], awaiting gives `Result<T, Aborted>`), [`yield_now`], [`stats`], [`probe()`]
 //!   ([`Features::for_daemon`] asks for 6.12).
 //! - [`now`], [`wall_clock`], [`sleep`], [`sleep_until`], [`timeout`].
 //! - [`File`]: `open(path, &OpenOptions).await`, `from_fd`, `read_at`, `write_at`, `write_parts_at`, `read`, `write`, `write_parts`, `readable`,
@@ -47,7 +47,7 @@
 //!
 //! - `sim` (feature of that name): a machine whose clock, order and network follow from a seed.
 //!
-//! Futures are `!Send`. Calls that need a ring panic outside of [`run`].
+//! Futures are `!Send`. Calls that need a ring panic outside of [`run()`].
 
 mod core;
 mod counters;

@@ -62,7 +62,7 @@ pub enum Error {
     /// The thread runs a reactor already: use `spawn`.
     #[error("this thread runs a reactor already: spawn a task on it instead")]
     Nested,
-    /// The kernel refused a part of the set-up: see [`crate::probe`] for what it lacks.
+    /// The kernel refused a part of the set-up: see [`crate::probe()`] for what it lacks.
     #[error("cannot set up the {what}: {source}; `probe` tells what this kernel lacks")]
     Setup {
         /// Part that was refused.

@@ -139,7 +139,7 @@ mounting fails, exit codes are those of mount(8): 2 system error, 32 mount failu
 Options (-o): ro, rw, noatime, relatime, nodev, nosuid, noexec, sync, dirsync, _netdev, nofail, x-*;
 key=FILE, log=FILE, foreground, read_ahead=KIB.")]
 pub struct Mount {
-    /// What to mount: HOST[:PORT]:/PATH
+    /// What to mount: `HOST[:PORT]:/PATH`
     #[arg(value_name = "HOST[:PORT]:/PATH")]
     pub source: String,
     /// An empty directory
