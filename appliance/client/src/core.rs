@@ -222,11 +222,28 @@ impl Core {
             Request::SetLock(lock) if lock.lock != LockType::Unlock => Orphan::Lock(*lock),
             _ => Orphan::Nothing,
         };
+        let changed: [Option<Ino>; 2] = match &out.request {
+            Request::SetAttr(r) => [Some(r.ino), None],
+            Request::SetXattr(r) => [Some(r.ino), None],
+            Request::RemoveXattr(r) => [Some(r.ino), None],
+            Request::Fallocate(r) => [Some(r.ino), None],
+            Request::ChunkWrite(r) => [Some(r.ino), None],
+            Request::Append(r) => [Some(r.ino), None],
+            Request::CopyRange(r) => [Some(r.dst), None],
+            Request::Link(r) => [Some(r.ino), Some(r.dir)],
+            Request::Create(r) => [Some(r.dir), None],
+            Request::Unlink(r) => [Some(r.dir), None],
+            Request::Rmdir(r) => [Some(r.dir), None],
+            Request::Rename(r) => [Some(r.dir), Some(r.new_dir)],
+            _ => [None, None],
+        };
         let keep = out.keep.clone();
         let Some(core) = self.me.upgrade() else { return };
         self.spawn(async move {
             let reply = reply.await;
             drop(keep);
+            // Nobody took in what it changed, so nothing of that may stay cached.
+            changed.into_iter().flatten().for_each(|ino| core.uncache(ino));
             if reply.status == Status::Ok {
                 core.undo(orphan, &reply).await;
             }
@@ -275,6 +292,15 @@ impl Core {
             self.housekeeping.notify_one();
         }
         if sure { cover } else { LeaseMode::None }
+    }
+
+    /// As [`Core::learn`], of an own change: what was known before it must go where the reply's attributes are not kept.
+    pub(crate) fn learn_change(&self, attr: &Attr, since: Since, grant: &Grant) -> Cover {
+        let cover = self.learn(attr, since, grant);
+        if cover == LeaseMode::None {
+            self.table.borrow_mut().forget_attr(attr.ino());
+        }
+        cover
     }
 
     /// Attributes for a front end.

@@ -349,7 +349,9 @@ impl Core {
         let mut table = self.table.borrow_mut();
         let covered = table.settle_data(open.ino, since, grant);
         let cover = table.cover(open.ino);
-        table.store(attr, since, if covered { cover } else { LeaseMode::None });
+        if !table.store(attr, since, if covered { cover } else { LeaseMode::None }) {
+            table.forget_attr(open.ino);
+        }
         drop(table);
         if !covered {
             pass.inspect(|p| p.uncovered());
@@ -438,7 +440,7 @@ impl Core {
         let request = message::Fallocate { ino, mode, offset, len, cred: cred(ctx) };
         let reply = self.ask(ctx, Outgoing::new(request)).await?;
         let got = self.decode::<message::Fallocate>(&reply)?;
-        let cover = self.learn(&got.attr, since, &got.grant);
+        let cover = self.learn_change(&got.attr, since, &got.grant);
         Ok(self.attrs(got.attr, cover))
     }
 
@@ -472,7 +474,7 @@ impl Core {
         };
         let reply = self.ask(ctx, Outgoing::new(request)).await?;
         let copied = self.decode::<message::CopyRange>(&reply)?;
-        self.learn(&copied.attr, since, &copied.grant);
+        self.learn_change(&copied.attr, since, &copied.grant);
         self.table.borrow_mut().accessed(from.ino);
         Ok(copied.len)
     }

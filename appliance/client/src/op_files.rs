@@ -40,7 +40,7 @@ impl Core {
         let since = self.table.borrow().since(ino);
         let reply = self.ask(ctx, Outgoing::new(message::SetAttr { ino, set, cred: cred(ctx) })).await?;
         let got = self.decode::<message::SetAttr>(&reply)?;
-        let cover = self.learn(&got.attr, since, &got.grant);
+        let cover = self.learn_change(&got.attr, since, &got.grant);
         if let Some((open, _busy)) = busy {
             open.object.set(got.attr.object());
         }
@@ -59,7 +59,7 @@ impl Core {
         let request = message::Open { ino, flags: wire_flags(flags, false), cred: cred(ctx) };
         let reply = self.ask(ctx, Outgoing::new(request)).await?;
         let got = self.decode::<message::Open>(&reply)?;
-        let cover = self.learn(&got.attr, since, &got.grant);
+        let cover = self.learn_change(&got.attr, since, &got.grant);
         let (handle, io) = self.keep_open(ctx, &got.attr, flags, got.handle, got.io_mode);
         Ok(Opened { handle, io, attrs: self.attrs(got.attr, cover) })
     }

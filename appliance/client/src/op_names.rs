@@ -164,7 +164,7 @@ impl Core {
         let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         let made = self.decode::<message::Create<'_>>(&reply)?;
         let dir_cover = self.cover_of_dir(dir, since, &made.dir_grant, 1);
-        let cover = self.learn(&made.attr, blank, &made.grant);
+        let cover = self.learn_change(&made.attr, blank, &made.grant);
         let entry = if c.tmpfile {
             self.entry(made.attr, cover, None)
         } else {
@@ -213,13 +213,13 @@ impl Core {
 
     pub(crate) async fn link(&self, ctx: &Ctx, ino: Ino, dir: Ino, name: &[u8]) -> Result<Entry> {
         check_name(name)?;
-        let (since, blank) = self.before(dir);
+        let (since, inode) = (self.before(dir).0, self.before(ino).0);
         let change = Change::new(self, ctx, &[(dir, name)]);
         let out = Outgoing::new(message::Link { ino, dir, name });
         let reply = self.ask_changing(ctx, out, change.as_ref()).await?;
         let e = self.decode::<message::Link<'_>>(&reply)?;
         let dir_cover = self.cover_of_dir(dir, since, &e.dir_grant, 1);
-        let cover = self.learn(&e.attr, blank, &e.grant);
+        let cover = self.learn_change(&e.attr, inode, &e.grant);
         Ok(self.named(dir, name, dir_cover, e.attr, cover))
     }
 

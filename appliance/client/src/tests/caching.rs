@@ -137,3 +137,35 @@ fn bad_names_do_not_reach_the_server() {
     }
     assert_eq!(fake.model.borrow().count(Opcode::Lookup), 0);
 }
+
+/// A link in a directory that several clients use comes without a grant, and the old number of links stayed cached under the
+/// lease that was held all the time.
+#[test]
+fn an_own_change_replaces_what_was_cached_whatever_is_granted_with_it() {
+    let (fake, client) = with_file();
+    let ctx = Ctx::default();
+    let before = fake.run(client.getattr(&ctx, Ino(5))).expect("cached").attr.nlink.get();
+    fake.model.borrow_mut().grants = LeaseMode::None;
+    fake.run(client.link(&ctx, Ino(5), ROOT_INO, b"g")).expect("linked");
+    let nlink = fake.run(client.getattr(&ctx, Ino(5))).expect("there").attr.nlink.get();
+    assert_eq!(nlink, before + 1);
+    // Nor where the lease came meanwhile, and the answer to a change carries none.
+    fake.model.borrow_mut().add(Ino(6), FileKind::Regular, b"");
+    fake.model.borrow_mut().held_back.insert(Opcode::Link);
+    let (linker, done) = (client.clone(), Rc::new(std::cell::Cell::new(false)));
+    let flag = Rc::clone(&done);
+    let link = async move {
+        flag.set(linker.link(&Ctx::default(), Ino(6), ROOT_INO, b"h").await.is_ok());
+    };
+    crate::rpc::Rpc::spawn(&*fake, Box::pin(link));
+    fake.settle();
+    fake.model.borrow_mut().grants = LeaseMode::Shared;
+    let before = fake.run(client.getattr(&ctx, Ino(6))).expect("cached").attr.nlink.get();
+    fake.model.borrow_mut().grants = LeaseMode::None;
+    fake.model.borrow_mut().held_back.clear();
+    fake.serve();
+    fake.settle();
+    assert!(done.get());
+    let nlink = fake.run(client.getattr(&ctx, Ino(6))).expect("there").attr.nlink.get();
+    assert_eq!(nlink, before + 1);
+}

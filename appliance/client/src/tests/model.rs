@@ -226,6 +226,14 @@ impl Model {
                 Some(ino) => ok(&message::Removed { ino, nlink: 0, dir_grant: self.grant(u.dir) }),
                 None => no(Errno::ENOENT),
             },
+            Request::Link(l) => {
+                if let Some(f) = self.files.get_mut(&l.ino) {
+                    f.attr.nlink = (f.attr.nlink.get() + 1).into();
+                }
+                self.name(l.dir, l.name, l.ino);
+                self.touch(l.ino);
+                self.entry(l.dir, l.ino)
+            }
             Request::AcquireLease(a) => {
                 ok(&message::AttrReply { attr: self.attr(a.ino), grant: self.grant(a.ino) })
             }
