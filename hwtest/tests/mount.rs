@@ -210,8 +210,8 @@ fn mount_goes_up_and_down_by_xtask() {
         said
     };
     let _down = Down(programs.xtask.clone(), dir.clone());
-    // Built as this test is: cargo finds nothing to do.
-    let up = ["up", "--dev", "--dir", &dir, "--port", &port, "--size", "1GiB"];
+    let built = programs.dir.to_string_lossy().into_owned();
+    let up = ["up", "--programs", &built, "--dir", &dir, "--port", &port, "--size", "1GiB"];
     assert!(xtask(&up).contains("mounted at"));
     let file = folder.path().join("mnt/file");
     fs::write(&file, "kept").expect("written");

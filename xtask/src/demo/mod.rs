@@ -33,6 +33,9 @@ pub struct UpArgs {
     /// Build without optimisation: quicker to build, slower to run
     #[arg(long)]
     pub dev: bool,
+    /// Folder of built programs to run, instead of building them
+    #[arg(long, value_name = "DIR", conflicts_with = "dev")]
+    pub programs: Option<PathBuf>,
     /// Memory to reserve as 2 MiB hugepages, where this user may
     #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = layout::parse_size)]
     pub hugepages: u64,
@@ -66,7 +69,10 @@ pub fn up(args: &UpArgs) -> Result<()> {
     layout.create()?;
     let _lock = layout.lock()?;
     packages::ensure(&[packages::DEMO])?;
-    let programs = programs::build(args.dev)?;
+    let programs = match &args.programs {
+        Some(dir) => programs::built(dir)?,
+        None => programs::build(args.dev)?,
+    };
     steps::hugepages(args.hugepages);
     steps::key(&layout, &programs)?;
     steps::device(&layout, &programs, args.size)?;

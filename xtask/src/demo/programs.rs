@@ -2,8 +2,8 @@
 
 use crate::command::{cargo, run, step};
 use crate::workspace::metadata;
-use anyhow::Result;
-use std::path::PathBuf;
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
 
 /// Paths of what was built.
 #[derive(Clone, Debug)]
@@ -12,6 +12,19 @@ pub(super) struct Programs {
     pub claudefsd: PathBuf,
     /// The command-line tool.
     pub claudefs: PathBuf,
+}
+
+/// Those of a folder.
+///
+/// # Errors
+/// One is missing.
+pub(super) fn built(dir: &Path) -> Result<Programs> {
+    let found = |name: &str| {
+        std::path::absolute(dir.join(name))
+            .and_then(|path| path.metadata().map(|_| path))
+            .with_context(|| format!("{} has no program {name}", dir.display()))
+    };
+    Ok(Programs { claudefsd: found("claudefsd")?, claudefs: found("claudefs")? })
 }
 
 /// Builds them; cargo shows the progress.
