@@ -87,9 +87,14 @@ impl Door {
         Visit(Rc::clone(self))
     }
 
+    /// Shuts it, whoever is inside.
+    pub(crate) fn slam(&self) {
+        self.shut.set();
+    }
+
     /// Shuts it and waits until everybody has left.
     pub(crate) async fn shut(&self) {
-        self.shut.set();
+        self.slam();
         while self.inside.get() > 0 {
             self.left.notified().await;
         }

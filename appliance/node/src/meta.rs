@@ -274,16 +274,20 @@ impl<D: BlockDevice> Meta<D> {
         let seq = record.seq();
         let bytes = record.bytes().to_vec();
         self.applying.queue(record);
-        let meta = self.clone();
-        self.log.append_with(bytes, move |result| match result {
-            Ok(place) => {
-                meta.places.borrow_mut().push_back((seq, place));
-                meta.durable.set(seq);
-                meta.durable_changed.notify_all();
-                meta.applying.durable(seq);
-                meta.post(Event::Durable(seq));
+        // The log belongs to what this would hold, and with it the device.
+        let meta = Rc::downgrade(&self.0);
+        self.log.append_with(bytes, move |result| {
+            let Some(meta) = meta.upgrade().map(Self) else { return };
+            match result {
+                Ok(place) => {
+                    meta.places.borrow_mut().push_back((seq, place));
+                    meta.durable.set(seq);
+                    meta.durable_changed.notify_all();
+                    meta.applying.durable(seq);
+                    meta.post(Event::Durable(seq));
+                }
+                Err(e) => meta.fail(&e.to_string()),
             }
-            Err(e) => meta.fail(&e.to_string()),
         });
         self.relieve_log();
     }

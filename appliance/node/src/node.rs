@@ -234,6 +234,8 @@ impl<D: BlockDevice> Node<D> {
         tracing::info!(?addresses, "serving");
         ready(&addresses);
         if control.recv().await == Some(Control::Drop) {
+            // What is dropped below must not begin anything more.
+            self.meta.door.slam();
             self.meta.clear_pusher();
             if let Some(engine) = self.meta.applying.take() {
                 engine.abandon();

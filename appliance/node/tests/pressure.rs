@@ -4,7 +4,7 @@
 mod common;
 
 use common::load::PATIENCE;
-use common::{Client, ROOT, Rig, pattern};
+use common::{Client, Daemon, ROOT, Rig, pattern};
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ fn a_full_namespace_log_drains() {
     const WRITERS: u64 = 12;
     const VALUES: u64 = 60;
     let rig = Rig::new(512 << 20, 1);
-    let node = rig.start();
+    let mut daemon = Daemon(rig.spawn());
     rig.with_client(1, async |c| {
         let (dirty, object) = c.create(ROOT, "dirty").await.expect("create");
         let stop = Rc::new(Cell::new(false));
@@ -54,12 +54,12 @@ fn a_full_namespace_log_drains() {
         // Far longer than it takes anywhere: the alternative is for ever.
         reactor::timeout(PATIENCE * 4, all).await.expect("the log drains");
     });
-    node.drop_dead();
-    let node = rig.start();
+    daemon.kill();
+    daemon = Daemon(rig.spawn());
     rig.with_client(2, async |c| {
         c.create(ROOT, "after").await.expect("it starts again and takes changes");
     });
-    node.stop();
+    assert_eq!(daemon.terminate(), Some(0));
 }
 
 /// What is done with a file's name.
