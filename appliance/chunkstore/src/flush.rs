@@ -24,11 +24,41 @@ pub(crate) struct Mark {
     pub(crate) flushed: AtomicU64,
 }
 
+/// Copies whose mending is told one by one; the rest is counted.
+const MENDED_KEPT: usize = 1000;
+
+/// A copy of metadata that opening wrote anew from the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// What it is a copy of.
+    pub what: String,
+    /// Where it lies, a block of the device.
+    pub block: u64,
+    /// It may be the trace of an unclean stop between the writes of the two copies, and no damage.
+    pub unfinished: bool,
+}
+
 /// Counters of damage found and repaired, for `status`.
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
     pub(crate) repaired: AtomicU64,
     pub(crate) bad_blocks: AtomicU64,
+    mended: Mutex<Vec<Mended>>,
+}
+
+impl Damage {
+    /// Counts a copy that was written anew and remembers which it was.
+    pub(crate) fn mended(&self, mended: Mended) {
+        self.repaired.fetch_add(1, Ordering::Relaxed);
+        let mut all = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < MENDED_KEPT {
+            all.push(mended);
+        }
+    }
+
+    pub(crate) fn all_mended(&self) -> Vec<Mended> {
+        self.mended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What all cores share of one open device.

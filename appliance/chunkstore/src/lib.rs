@@ -38,9 +38,9 @@ mod tests;
 mod zones;
 
 pub use crc::crc_target;
-pub use device::{BlockDevice, FileDevice, FileHandle, FileOptions, MemDevice, MemOptions};
+pub use device::{BlockDevice, FileDevice, FileHandle, FileOptions, MemDevice, MemOptions, Overlay};
 pub use error::{DeviceError, Error, Shared as SharedIoError};
-pub use flush::Shared;
+pub use flush::{Mended, Shared};
 pub use index::{ENTRY_BYTES, Key};
 pub use layout::{BLOCK, BLOCK_BYTES, Layout, MAX_CHUNK, MAX_SHARDS, MIN_DEVICE, Region, SUPER_B};
 pub use local::LocalExecutor;
@@ -48,7 +48,8 @@ pub use nslog::{Log, LogStats, MAX_LOG_RECORD};
 pub use pool::{Class, GROW_LIMIT};
 pub use requests::{OUTCOME, RequestId};
 pub use shard::{
-    ChunkStat, Extent, ReadOutcome, ScrubReport, Shard, ShardOptions, ShardStats, Stamp, WriteOutcome,
+    Accounts, ChunkStat, Extent, ReadOutcome, SCRUB_STEPS, ScrubOptions, ScrubReport, Shard, ShardOptions,
+    ShardStats, Stamp, WriteOutcome,
 };
 pub use signal::{Spawner, Task};
 pub use store::{Device, DeviceStats, FormatOptions, format, inspect};

@@ -5,7 +5,7 @@
 
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::flush::Flusher;
+use crate::flush::{Flusher, Mended, Shared};
 use crate::group::Owner;
 use crate::layout::{BLOCK, BLOCK_BYTES, Layout};
 use crate::log::{Config, Data, LogWriter, Past, Urgency, zeroed};
@@ -16,7 +16,6 @@ use crate::signal::{Promise, Spawner, join};
 use hugepages::{Arena, Buf};
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 /// Most blocks of a group of the namespace log.
 const MAX_GROUP: u64 = 64;
@@ -105,19 +104,24 @@ pub(crate) async fn write_root<D: BlockDevice>(
     a.and(b).map_err(Error::io("writing a checkpoint root"))
 }
 
-/// Repairs the copy of the chosen root that is damaged or was never written; true if there was one.
+/// Repairs the copy of the chosen root that is damaged or was never written.
 pub(crate) async fn repair_root<D: BlockDevice>(
     device: &D,
-    layout: &Layout,
+    shared: &Shared,
     owner: Owner,
     chosen: &root::Chosen,
-) -> Result<bool, Error> {
-    let Some(copy) = chosen.rewrite else { return Ok(false) };
+) -> Result<(), Error> {
+    let Some(copy) = chosen.rewrite else { return Ok(()) };
     let mut buf = Buf::heap(root::ROOT_BYTES);
     chosen.root.encode(owner, &mut buf);
-    let at = layout.root_slot(owner.owner, chosen.slot)[copy] * BLOCK_BYTES;
-    device.write(at, buf.freeze()).await.map_err(Error::io("repairing a checkpoint root"))?;
-    Ok(true)
+    let block = shared.layout.root_slot(owner.owner, chosen.slot)[copy];
+    device
+        .write(block * BLOCK_BYTES, buf.freeze())
+        .await
+        .map_err(Error::io("repairing a checkpoint root"))?;
+    let what = format!("the checkpoint root of owner {}", owner.owner);
+    shared.damage.mended(Mended { what, block, unfinished: !shared.clean });
+    Ok(())
 }
 
 impl<D: BlockDevice> Log<D> {
@@ -133,7 +137,7 @@ impl<D: BlockDevice> Log<D> {
         let layout = shared.layout.clone();
         let owner = Owner { tag: shared.tag, owner: layout.shards };
         let chosen = read_roots(&device, &layout, owner).await?;
-        let mut repaired = u64::from(repair_root(&device, &layout, owner, &chosen).await?);
+        repair_root(&device, &shared, owner, &chosen).await?;
         let root = &chosen.root;
         let mut scan = Scan::new(&device, owner, layout.ns_log, MAX_GROUP, shared.clean);
         let found = scan
@@ -146,9 +150,9 @@ impl<D: BlockDevice> Log<D> {
                 Ok(())
             })
             .await?;
-        repaired += scan.repaired;
         scan.reaches(root, &found)?;
-        shared.damage.repaired.fetch_add(repaired, Ordering::Relaxed);
+        let flushed = found.iter().map(|f| f.header.flushed).fold(root.flushed, u64::max);
+        scan.mended(flushed).for_each(|m| shared.damage.mended(m));
         let mut ring = Ring::new(layout.ns_log[0].blocks, root.anchor);
         found.iter().for_each(|f| ring.push(f.start, f.blocks, &f.header, f.crc));
         let config = Config {

@@ -4,6 +4,7 @@
 
 use crate::device::BlockDevice;
 use crate::error::Error;
+use crate::flush::Mended;
 use crate::group::{self, Group, Header, Owner};
 use crate::layout::{BLOCK, BLOCK_BYTES, Region};
 use crate::ring::Anchor;
@@ -42,8 +43,8 @@ pub(crate) struct Scan<'d, D> {
     /// The end needs no proof.
     clean: bool,
     window: Option<(u64, [Buf; 2])>,
-    /// Copies rewritten from the other.
-    pub(crate) repaired: u64,
+    /// Copies rewritten from the other: block, and last record of the group.
+    pub(crate) repaired: Vec<(u64, u64)>,
 }
 
 impl<'d, D: BlockDevice> Scan<'d, D> {
@@ -54,7 +55,7 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
         max_group: u64,
         clean: bool,
     ) -> Scan<'d, D> {
-        Scan { device, owner, rings, max_group, clean, window: None, repaired: 0 }
+        Scan { device, owner, rings, max_group, clean, window: None, repaired: Vec::new() }
     }
 
     /// Makes the window cover a whole group at `at`, as far as the ring goes; gives the offset within it.
@@ -127,7 +128,7 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
                     bufs[1 - bad].get(offset..offset + group.blocks as usize * BLOCK).map(Buf::copy_of)
                 });
                 if let (Some(bad), Some(bytes)) = (bad, bytes) {
-                    self.repair(bad, start, bytes).await?;
+                    self.repair(bad, start, place.header.last(), bytes).await?;
                 }
                 at = Anchor { next: place.header.last() + 1, at: start + place.blocks, prev: place.crc };
                 incarnation = place.header.incarnation;
@@ -142,9 +143,10 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
         Ok(found)
     }
 
-    async fn repair(&mut self, copy: usize, start: u64, bytes: Buf) -> Result<(), Error> {
-        self.repaired += 1;
-        let at = (self.rings[copy].start + start) * BLOCK_BYTES;
+    async fn repair(&mut self, copy: usize, start: u64, last: u64, bytes: Buf) -> Result<(), Error> {
+        let block = self.rings[copy].start + start;
+        self.repaired.push((block, last));
+        let at = block * BLOCK_BYTES;
         self.device.write(at, bytes.freeze()).await.map_err(Error::io("repairing the log"))
     }
 
@@ -158,6 +160,16 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
             return Err(self.missing(&format!("record {}", end + 1)));
         }
         Ok(())
+    }
+
+    /// What was rewritten. Behind `flushed` the copy may just not have been written before an unclean stop.
+    pub(crate) fn mended(&self, flushed: u64) -> impl Iterator<Item = Mended> + '_ {
+        let what = format!("the log of owner {}", self.owner.owner);
+        self.repaired.iter().map(move |&(block, last)| Mended {
+            what: what.clone(),
+            block,
+            unfinished: !self.clean && last > flushed,
+        })
     }
 
     fn missing(&self, what: &str) -> Error {

@@ -4,7 +4,7 @@
 
 use crate::device::BlockDevice;
 use crate::error::{DeviceError, Error};
-use crate::flush::{Damage, Flusher, Mark, Shared};
+use crate::flush::{Damage, Flusher, Mark, Mended, Shared};
 use crate::group::Owner;
 use crate::layout::{BLOCK, BLOCK_BYTES, Layout, MAX_CHUNK, MAX_SHARDS, MIN_DEVICE, SUPER_B};
 use crate::nslog::{Log, write_root};
@@ -233,13 +233,15 @@ impl<D: BlockDevice> Device<D> {
             unflushed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             flights: crate::flush::Flights::default(),
-            damage: Damage {
-                repaired: AtomicU64::new(u64::from(chosen.damaged)),
-                bad_blocks: AtomicU64::new(0),
-            },
+            damage: Damage::default(),
             capacity: AtomicU64::new(layout.capacity),
             layout,
         });
+        if chosen.damaged {
+            let block = [0, SUPER_B][first];
+            let what = format!("superblock {}", first + 1);
+            shared.damage.mended(Mended { what, block, unfinished: false });
+        }
         let mut opened = Device::attach(device, spawner, shared);
         opened.superblock = Some(RefCell::new(superblock));
         Ok(opened)
@@ -279,6 +281,18 @@ impl<D: BlockDevice> Device<D> {
     #[must_use]
     pub fn superblock(&self) -> Option<Superblock> {
         self.superblock.as_ref().map(|s| s.borrow().clone())
+    }
+
+    /// Copies of metadata that opening has written anew from the other, the first thousand.
+    #[must_use]
+    pub fn mended(&self) -> Vec<Mended> {
+        self.shared.damage.all_mended()
+    }
+
+    /// Whether the store had been stopped clean before it was opened.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.shared.clean
     }
 
     /// Opens a shard on this core. Space can be taken once every shard is open, on whichever core.

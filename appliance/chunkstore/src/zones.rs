@@ -261,6 +261,12 @@ impl Zones {
         }
     }
 
+    /// Whether applied records say that a block is used.
+    pub(crate) fn is_used(&self, block: u64) -> bool {
+        let found = self.locate(block).and_then(|(zone, bit)| Some((self.zones.get(&zone)?, bit)));
+        found.is_some_and(|(zone, bit)| test(&zone.state, bit))
+    }
+
     /// Takes a run out of what is given out. False if a block was taken already or the zone is not owned.
     pub(crate) fn set_busy(&mut self, run: Run) -> bool {
         let Some((number, bit)) = self.locate(run.start) else { return false };

@@ -11,9 +11,7 @@ use crate::kv::{Key, KeyRange};
 use crate::ns::Boot;
 use crate::record::{Record, Seq};
 use crate::view::{Fetched, Miss};
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
-};
+use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition, TableError};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -116,6 +114,9 @@ pub enum Error {
         /// Number that came.
         found: Seq,
     },
+    /// A look at the rows of a running daemon ended early.
+    #[error("the database is wanted by others: look again")]
+    Wanted,
 }
 
 fn db<E: Into<redb::Error>>(e: E) -> Error {
@@ -249,30 +250,6 @@ pub fn format(volume: Box<dyn StorageBackend>, records: &[Record]) -> Result<Seq
     guard(move || apply(&base, at, records))
 }
 
-/// Calls `each` for every row in key order, for fsck.
-pub fn dump(volume: Box<dyn StorageBackend>, mut each: impl FnMut(&[u8], &[u8])) -> Result<Seq, Error> {
-    let (base, at) = open_db(volume, 16 << 20)?;
-    guard(move || {
-        visit(&base, &mut each)?;
-        Ok(at)
-    })
-}
-
-fn visit(base: &Database, each: &mut impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
-    let txn = base.begin_read().map_err(db)?;
-    match txn.open_table(ROWS) {
-        Ok(table) => {
-            for row in table.iter().map_err(db)? {
-                let (k, v) = row.map_err(db)?;
-                each(k.value(), v.value());
-            }
-        }
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(e) => return Err(db(e)),
-    }
-    Ok(())
-}
-
 #[derive(Default)]
 struct Queue {
     records: VecDeque<Record>,
@@ -309,6 +286,8 @@ impl Shared {
 pub struct Applier {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// The last look at all rows.
+    looker: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl core::fmt::Debug for Applier {
@@ -334,7 +313,7 @@ impl Applier {
             reader: Condvar::new(),
             notify: Box::new(notify),
         });
-        let mut me = Self { shared: shared.clone(), threads: Vec::new() };
+        let mut me = Self { shared: shared.clone(), threads: Vec::new(), looker: Mutex::default() };
         let w = Writer { shared: shared.clone(), open, applied: at };
         me.threads.push(std::thread::Builder::new().name("ns-apply".into()).spawn(move || w.run())?);
         me.threads.push(std::thread::Builder::new().name("ns-fetch".into()).spawn(move || read(&shared))?);
@@ -387,7 +366,8 @@ impl Drop for Applier {
         self.shared.lock().stop = true;
         self.shared.writer.notify_all();
         self.shared.reader.notify_all();
-        for t in self.threads.drain(..) {
+        let looker = self.looker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        for t in self.threads.drain(..).chain(looker) {
             // A thread that panicked has said so on its own.
             let _ = t.join();
         }
@@ -570,9 +550,11 @@ fn answer(shared: &Shared, base: &Database, batch: &mut Vec<(u64, Miss)>) -> Res
 }
 
 mod direct;
+mod rows;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use direct::Direct;
+pub use rows::{AllRows, amend, dump, look};
 use snapshot::Snapshot;

@@ -45,6 +45,7 @@ pub mod machine;
 mod ns;
 pub mod op;
 mod opens;
+pub mod paths;
 pub mod record;
 mod reply;
 pub mod sessions;

@@ -478,6 +478,7 @@ fn replies_are_repeated_even_after_a_crash() {
 #[test]
 fn an_open_known_only_from_a_reply_ends_with_its_slot() {
     let mut w = World::new(14);
+    w.open_session();
     let request = |sequence| RequestId { client: CLIENT, slot: Slot(1), sequence };
     let c = Create { open: Some(open_flags::WRITE), tmpfile: true, ..create(ROOT, b"", 0o100_600) };
     let ctx = OpCtx { request: request(1), ..w.ctx() };

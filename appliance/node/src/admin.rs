@@ -3,10 +3,12 @@
 //! Owns the reports. Must not change anything but by the calls that the chunk store offers for it.
 
 use crate::meta::Meta;
+use crate::naming::Naming;
 use crate::reserve::Reservation;
+use crate::scrub::Scrubber;
 use crate::server::OpStats;
 use crate::volume::Counters;
-use chunkstore::{BlockDevice, Device, ScrubReport, Shard};
+use chunkstore::{BlockDevice, Device};
 use reactor::sync::Event;
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
@@ -14,45 +16,18 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 use transport::Peer;
-use wire::message::{Scrub, ScrubAction};
+use wire::message::Scrub;
 use wire::{Errno, Opcode, Status};
-
-/// Bad chunks that a scrub's report lists; the rest is counted.
-const BAD_LISTED: usize = 100;
-
-#[derive(Default)]
-struct Scrubbing {
-    running: bool,
-    stop: bool,
-    repair: bool,
-    steps: usize,
-    done: usize,
-    report: ScrubReport,
-    error: Option<String>,
-}
-
-impl Scrubbing {
-    /// Takes the result of a step; true when it is time to stop.
-    fn step(&mut self, result: Result<ScrubReport, chunkstore::Error>) -> bool {
-        self.done += 1;
-        match result {
-            Ok(report) => self.report.add(report),
-            Err(e) => self.error = Some(e.to_string()),
-        }
-        self.stop || self.error.is_some()
-    }
-}
 
 struct Inner<D: BlockDevice> {
     meta: Meta<D>,
     device: Rc<Device<D>>,
     path: String,
     cores: u16,
-    shards: Vec<Shard<D>>,
     volume: Rc<Counters>,
     started: Instant,
     peers: RefCell<FxHashMap<u64, String>>,
-    scrub: RefCell<Scrubbing>,
+    scrub: Scrubber<D>,
     reservation: Reservation,
 }
 
@@ -71,24 +46,22 @@ pub(crate) struct Parts<D: BlockDevice> {
     pub(crate) device: Rc<Device<D>>,
     pub(crate) path: String,
     pub(crate) cores: u16,
-    /// Shards of this core; those of others are scrubbed where they are.
-    pub(crate) shards: Vec<Shard<D>>,
     pub(crate) volume: Rc<Counters>,
     pub(crate) started: Instant,
 }
 
 impl<D: BlockDevice> Admin<D> {
     pub(crate) fn new(p: Parts<D>) -> Self {
+        let (store, naming) = (p.meta.store.clone(), Naming::new(p.meta.applying.clone()));
         Self(Rc::new(Inner {
             meta: p.meta,
             device: p.device,
             path: p.path,
             cores: p.cores,
-            shards: p.shards,
             volume: p.volume,
             started: p.started,
             peers: RefCell::default(),
-            scrub: RefCell::default(),
+            scrub: Scrubber::new(store, naming),
             reservation: Reservation::default(),
         }))
     }
@@ -221,37 +194,6 @@ impl<D: BlockDevice> Admin<D> {
     }
 
     pub(crate) fn scrub(&self, r: &Scrub) -> Result<Value, Status> {
-        match r.action {
-            ScrubAction::Start if self.0.scrub.borrow().running => return Err(Status::Busy),
-            ScrubAction::Start => {
-                let steps = self.0.shards.iter().map(Shard::scrub_steps).sum();
-                *self.0.scrub.borrow_mut() =
-                    Scrubbing { running: true, repair: r.repair, steps, ..Scrubbing::default() };
-                let (admin, repair) = (self.clone(), r.repair);
-                drop(reactor::spawn(async move { admin.run_scrub(repair).await }));
-            }
-            ScrubAction::Stop => self.0.scrub.borrow_mut().stop = true,
-            ScrubAction::Status => {}
-        }
-        let s = self.0.scrub.borrow();
-        let bad: Vec<String> =
-            s.report.bad_chunks.iter().take(BAD_LISTED).map(|(key, e)| format!("{key}: {e}")).collect();
-        Ok(json!({ "running": s.running, "repair": s.repair, "steps": s.steps, "done": s.done,
-            "chunks": s.report.chunks, "data_blocks": s.report.data_blocks,
-            "metadata_blocks": s.report.metadata_blocks, "metadata_damaged": s.report.metadata_damaged,
-            "bad_chunks": s.report.bad_chunks.len(), "bad": bad, "error": s.error }))
-    }
-
-    async fn run_scrub(&self, repair: bool) {
-        for shard in &self.0.shards {
-            for step in 0..shard.scrub_steps() {
-                let result = shard.scrub_step(step, repair).await;
-                if self.0.scrub.borrow_mut().step(result) {
-                    break;
-                }
-                reactor::yield_now().await;
-            }
-        }
-        self.0.scrub.borrow_mut().running = false;
+        self.0.scrub.ask(r)
     }
 }

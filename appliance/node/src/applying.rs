@@ -3,7 +3,7 @@
 //! Owns what waits for them on this core. Must not touch the database itself.
 
 use crate::database::Engine;
-use namespace::applier::{Event, Full};
+use namespace::applier::{AllRows, Error, Event, Full};
 use namespace::{Fetched, Miss, Record, Seq};
 use reactor::sync::{Notify, oneshot};
 use rustc_hash::FxHashMap;
@@ -121,6 +121,11 @@ impl Applying {
             room.await;
         }
         take.await.ok().flatten()
+    }
+
+    /// Shows all committed rows on another thread; false where that can't be done now.
+    pub(crate) fn look(&self, look: impl FnOnce(Result<&AllRows, Error>) + Send + 'static) -> bool {
+        self.0.engine.borrow().as_ref().is_some_and(|engine| engine.look(look))
     }
 
     /// Commits what waits without delay.

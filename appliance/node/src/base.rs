@@ -43,8 +43,8 @@ pub(crate) struct Cores {
 
 /// The volume's chunks on the node's shards.
 pub(crate) struct Copies<D: BlockDevice> {
-    store: Store<D>,
-    device: Rc<Device<D>>,
+    pub(crate) store: Store<D>,
+    pub(crate) device: Rc<Device<D>>,
 }
 
 fn system() -> Stamp {
@@ -139,18 +139,7 @@ impl<D: BlockDevice> Base<D> {
 
     /// How the database opens its volume, from its own threads.
     pub(crate) fn volumes(&self) -> OpenVolume {
-        let (mail, mut opened) = mail::channel::<mail::Receiver<volume::Request>>(1);
-        let server = self.volume_server();
-        drop(reactor::spawn(async move {
-            while let Some(requests) = opened.recv().await {
-                server.serve(requests).await;
-            }
-        }));
-        Box::new(move || {
-            let (volume, requests): (Volume, _) = volume::channel();
-            mail.send_blocking(requests).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-            Ok(Box::new(volume))
-        })
+        volumes(self.volume_server())
     }
 
     /// What serves the volume's requests.
@@ -184,6 +173,21 @@ impl<D: BlockDevice> Base<D> {
         }
         Ok(())
     }
+}
+
+/// Serves the volume to whoever opens it from a thread that may block, one after the other.
+pub(crate) fn volumes<D: BlockDevice>(server: volume::Server<Copies<D>>) -> OpenVolume {
+    let (mail, mut opened) = mail::channel::<mail::Receiver<volume::Request>>(1);
+    drop(reactor::spawn(async move {
+        while let Some(requests) = opened.recv().await {
+            server.serve(requests).await;
+        }
+    }));
+    Box::new(move || {
+        let (volume, requests): (Volume, _) = volume::channel();
+        mail.send_blocking(requests).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(Box::new(volume))
+    })
 }
 
 /// Runs what blocks on a thread of its own and waits for it here.

@@ -11,6 +11,7 @@ mod seek;
 
 use crate::admission::Inside;
 use crate::meta::{Meta, lazy_status, split, wall};
+use crate::naming::Naming;
 use crate::store::StoreError;
 use chunkstore::{BlockDevice, Class, Stamp, WriteOutcome};
 use hugepages::{Buf, Bytes};
@@ -76,6 +77,7 @@ struct Inner<D: BlockDevice> {
     last: RefCell<FxHashMap<(ClientId, Slot), Last>>,
     ended: Notify,
     zeros: Bytes,
+    naming: Naming,
 }
 
 /// Runs data operations; clones are cheap.
@@ -100,7 +102,9 @@ impl<D: BlockDevice> Data<D> {
     pub(crate) fn new(meta: Meta<D>) -> Self {
         let mut zeros = Buf::heap(CHUNK_SIZE as usize);
         zeros.fill(0);
-        Self(Rc::new(Inner { meta, last: RefCell::default(), ended: Notify::new(), zeros: zeros.freeze() }))
+        let naming = Naming::new(meta.applying.clone());
+        let zeros = zeros.freeze();
+        Self(Rc::new(Inner { meta, last: RefCell::default(), ended: Notify::new(), zeros, naming }))
     }
 
     fn meta(&self) -> &Meta<D> {
@@ -160,10 +164,12 @@ impl<D: BlockDevice> Data<D> {
         }
         let exists = self.meta().ns(|ns, _| ns.has_chunk(ino, key.index)).await;
         if exists.map_err(|e| lazy_status(&e))? {
+            let path = self.0.naming.of(ino.0);
             tracing::error!(
                 ino = ino.0,
                 object = key.object.0,
                 chunk = key.index,
+                path,
                 "a chunk of this file is lost"
             );
             return Err(Status::Errno(Errno::EIO));
@@ -177,7 +183,9 @@ impl<D: BlockDevice> Data<D> {
             return Status::BadSequence;
         }
         if e.errno != Errno::ENOSPC {
-            tracing::error!(ino = ino.0, object = key.object.0, chunk = key.index, error = %e, "file data failed");
+            let path = self.0.naming.of(ino.0);
+            let (ino, object, chunk) = (ino.0, key.object.0, key.index);
+            tracing::error!(ino, object, chunk, path, error = %e, "file data failed");
         }
         Status::Errno(e.errno)
     }

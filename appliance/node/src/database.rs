@@ -7,7 +7,7 @@ use crate::base::{Base, blocking};
 use crate::config::Config;
 use crate::error::NodeError;
 use chunkstore::BlockDevice;
-use namespace::applier::{self, Applier, Event, Full};
+use namespace::applier::{self, AllRows, Applier, Error, Event, Full};
 use namespace::{Boot, Miss, Record};
 use reactor::mail;
 
@@ -71,6 +71,15 @@ impl Engine {
             Self::Threads(applier) => applier.fetch(id, miss),
             #[cfg(feature = "sim")]
             Self::Stepped(stepped) => stepped.fetch(id, miss),
+        }
+    }
+
+    /// See [`Applier::look`]; a simulation has no thread for it.
+    pub(crate) fn look(&self, look: impl FnOnce(Result<&AllRows, Error>) + Send + 'static) -> bool {
+        match self {
+            Self::Threads(applier) => applier.look(look),
+            #[cfg(feature = "sim")]
+            Self::Stepped(_) => false,
         }
     }
 

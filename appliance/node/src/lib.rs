@@ -15,11 +15,14 @@ mod error;
 mod flusher;
 mod format;
 mod freeing;
+pub mod fsck;
 pub mod histogram;
 mod meta;
+mod naming;
 mod node;
 mod recovery;
 mod reserve;
+mod scrub;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -111,7 +111,7 @@ async fn unless<E, T>(event: impl Future<Output = E>, work: impl Future<Output =
 }
 
 /// Opens the device. A killed daemon's ring lets go of it a moment after the process ended, so that is waited for.
-fn open_device(path: &std::path::Path, options: FileOptions) -> Result<FileHandle, NodeError> {
+pub(crate) fn open_device(path: &std::path::Path, options: FileOptions) -> Result<FileHandle, NodeError> {
     let begun = Instant::now();
     loop {
         match FileHandle::open(path, options) {
@@ -198,7 +198,6 @@ impl<D: BlockDevice> Node<D> {
             device: Rc::clone(&base.device),
             path,
             cores: base.cores,
-            shards: base.shards.clone(),
             volume: Rc::clone(&base.volume),
             started,
         });

@@ -5,7 +5,8 @@
 
 use crate::admission::Door;
 use chunkstore::{
-    BlockDevice, ChunkStat, Error, Extent, Key, ReadOutcome, Shard, ShardStats, Stamp, WriteOutcome,
+    BlockDevice, ChunkStat, Error, Extent, Key, ReadOutcome, ScrubOptions, ScrubReport, Shard, ShardStats,
+    Stamp, WriteOutcome,
 };
 use hugepages::Bytes;
 use reactor::mail;
@@ -71,8 +72,37 @@ pub(crate) enum Job {
     LastRequest { client: u64, channel: u16 },
     Forget { client: u64 },
     List,
+    Scrub { step: usize, options: ScrubOptions },
     Stats,
     Stop,
+}
+
+/// What a step of scrubbing found, as it travels between cores.
+#[derive(Debug, Default)]
+pub(crate) struct Scrubbed {
+    pub(crate) chunks: u64,
+    pub(crate) data_blocks: u64,
+    pub(crate) metadata_blocks: u64,
+    pub(crate) metadata_damaged: u64,
+    pub(crate) bad_chunks: u64,
+    /// Chunks that can't be read, and why.
+    pub(crate) bad: Vec<(Key, String)>,
+    /// Metadata that is bad in both copies.
+    pub(crate) lost: Vec<String>,
+}
+
+impl From<ScrubReport> for Scrubbed {
+    fn from(r: ScrubReport) -> Self {
+        Self {
+            chunks: r.chunks,
+            data_blocks: r.data_blocks,
+            metadata_blocks: r.metadata_blocks,
+            metadata_damaged: r.metadata_damaged,
+            bad_chunks: r.bad_chunks.len() as u64,
+            bad: r.bad_chunks.into_iter().map(|(key, e)| (key, e.to_string())).collect(),
+            lost: r.lost,
+        }
+    }
 }
 
 /// Its result.
@@ -83,6 +113,7 @@ pub(crate) enum Done {
     Extents(Vec<Extent>),
     LastRequest(Option<(u64, Vec<u8>)>),
     Listed(Vec<(Key, ChunkStat)>),
+    Scrubbed(Scrubbed),
     Stats(Box<ShardStats>),
     Nothing,
 }
@@ -114,6 +145,7 @@ pub(crate) async fn run_job<D: BlockDevice>(shard: &Shard<D>, job: Job) -> Resul
             shard.for_each_chunk(|key, stat| all.push((key, stat))).await;
             Done::Listed(all)
         }
+        Job::Scrub { step, options } => Done::Scrubbed(shard.scrub_step(step, options).await?.into()),
         Job::Stats => Done::Stats(Box::new(shard.stats())),
         Job::Stop => {
             shard.stop().await?;
@@ -334,6 +366,19 @@ impl<D: BlockDevice> Store<D> {
     pub(crate) async fn list(&self, shard: u16) -> Result<Vec<(Key, ChunkStat)>, StoreError> {
         match self.call(shard, Job::List).await? {
             Done::Listed(all) => Ok(all),
+            _ => Err(StoreError::stopped()),
+        }
+    }
+
+    /// One step of scrubbing a shard.
+    pub(crate) async fn scrub(
+        &self,
+        shard: u16,
+        step: usize,
+        options: ScrubOptions,
+    ) -> Result<Scrubbed, StoreError> {
+        match self.call(shard, Job::Scrub { step, options }).await? {
+            Done::Scrubbed(found) => Ok(found),
             _ => Err(StoreError::stopped()),
         }
     }

@@ -59,6 +59,8 @@ pub enum Command {
     Df(Df),
     /// Read every block of a running node and check it
     Scrub(Scrub),
+    /// Check a device that no daemon serves, and mend it
+    Fsck(Fsck),
     /// List devices, grow one, preallocate one
     #[command(subcommand)]
     Device(Device),
@@ -255,27 +257,38 @@ pub struct Scrub {
     pub json: bool,
 }
 
-/// Checks the store and the file system on DEVICE. Changes nothing without --repair. The daemon must be stopped.
+/// Checks the store and the file system on DEVICE: superblocks, logs, checkpoints, space, the namespace, and whether files
+/// and chunks fit together. Changes nothing without --repair. The daemon must be stopped.
+///
+/// Corrected is what needs no guess: copies of metadata from the good copy, counts, rows and chunks that belong to nothing,
+/// positions in directories. Everything else is told with the path of the file and the next step.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   claudefs fsck /dev/nvme0n1
+  claudefs fsck --data /dev/nvme0n1       # reads and verifies every block of data too
   claudefs fsck --json /srv/claudefs.img
-  claudefs fsck --repair /dev/nvme0n1
+  claudefs fsck --repair /dev/nvme0n1     # shows what was found, then asks
 
 Exit codes, as fsck(8):
    0  no errors
-   1  errors were found and corrected
-   4  errors are left
+   1  errors were found and corrected, all of them
+   4  errors are left: they can't be corrected, or --repair was not given or not confirmed
    8  it could not be checked: missing, not ours, in use, unreadable
   16  the command line is wrong")]
 pub struct Fsck {
     /// Block device or file
     #[arg(value_hint = ValueHint::FilePath)]
     pub device: PathBuf,
-    /// Correct what can be corrected without losing data
+    /// Read all file data and compare it with its checksums; takes as long as reading what is used of the device
+    #[arg(long)]
+    pub data: bool,
+    /// Correct what can be corrected without guessing
     #[arg(long)]
     pub repair: bool,
+    /// Don't ask before correcting
+    #[arg(long, short, requires = "repair")]
+    pub yes: bool,
     /// Print the report as one JSON document
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ pub mod confirm;
 mod device;
 pub mod failure;
 mod format;
+mod fsck;
 mod key;
 mod manual;
 mod mount;
@@ -27,9 +28,6 @@ use std::process::ExitCode;
 
 /// The name under which mount(8) runs this program; a link to it.
 const MOUNT_HELPER: &str = "mount.claudefs";
-
-/// fsck(8)'s code for a wrong command line.
-const FSCK_USAGE: u8 = 16;
 
 /// Runs the command line `args`, says what went wrong, and gives the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -66,10 +64,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// The code for a script, or as fsck(8) has it.
 fn exit_code(failure: &Failure, fsck: bool) -> ExitCode {
-    match failure {
-        Failure::Usage(_) if fsck => FSCK_USAGE.into(),
-        other => other.exit_code().into(),
-    }
+    if fsck { fsck::exit_code(failure).into() } else { failure.exit_code().into() }
 }
 
 /// Libraries report through `tracing`; a command's own messages say what matters, so only errors show by default.
@@ -85,6 +80,8 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Format(args) => format::format(args),
         // Its exit codes are those of mount(8).
         Command::Mount(args) => return mount::mount(args),
+        // Those of fsck(8).
+        Command::Fsck(args) => return fsck::fsck(args),
         Command::Umount(args) => mount::umount(args),
         Command::Status(args) => status::status(args),
         Command::Df(args) => status::df(args),

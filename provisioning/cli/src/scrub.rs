@@ -98,6 +98,10 @@ fn render(report: &Value) -> String {
     for line in listed.iter().filter_map(Value::as_str) {
         out += &format!("           {line}\n");
     }
+    let lost = report["lost"].as_array().map_or(&[][..], Vec::as_slice);
+    for line in lost.iter().filter_map(Value::as_str) {
+        out += &format!("lost       {line}\n");
+    }
     if bad > listed.len() as f64 {
         out += &format!("           and {} more\n", bad - listed.len() as f64);
     }

@@ -271,3 +271,42 @@ fn under_the_name_of_the_mount_helper_it_mounts() {
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.contains("mount.claudefs: ") && said.contains("key generate"), "{said}");
 }
+
+#[test]
+fn fsck_finds_mends_and_tells_by_its_exit_code() {
+    let dir = scratch();
+    let device = dir.path().join("device");
+    formatted(&device);
+    let path = text(&device);
+    assert!(succeeds(&run(&["fsck", path])).ends_with("clean\n"));
+    let report: Value =
+        serde_json::from_str(&succeeds(&run(&["fsck", "--data", "--json", path]))).expect("JSON");
+    assert_eq!((&report["clean"], &report["found"]["count"]), (&Value::Bool(true), &Value::from(0)));
+
+    let second = chunkstore::SUPER_B * chunkstore::BLOCK_BYTES;
+    let file = std::fs::File::options().write(true).open(&device).expect("the device");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", second + 200).expect("written");
+    let output = run(&["fsck", path]);
+    assert_eq!(code(&output), 4);
+    let found = stdout(&output);
+    for part in ["superblock (waste): 1", "superblock 2", "1 error, 1 can be corrected with --repair"] {
+        assert!(found.contains(part), "`{part}` is missing in: {found}");
+    }
+    fails(&run(&["fsck", "--repair", path]), 4, &["nothing was changed", "--yes"]);
+    assert_eq!(code(&run(&["fsck", path])), 4, "nothing was changed");
+    let output = run(&["fsck", "--repair", "--yes", path]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("corrected 1 of 1 errors; a second check found none"),
+        "{}",
+        stdout(&output)
+    );
+    assert_eq!(code(&run(&["fsck", "--repair", "--yes", path])), 0, "there is nothing to correct");
+
+    fails(&run(&["fsck", "/dev/none"]), 8, &["does not exist"]);
+    fails(&run(&["fsck", "--yes", path]), 16, &["--repair"]);
+    fails(&run(&["fsck"]), 16, &["DEVICE"]);
+    let zeros = dir.path().join("zeros");
+    std::fs::File::create(&zeros).and_then(|f| f.set_len(SMALLEST)).expect("a file");
+    fails(&run(&["fsck", text(&zeros)]), 8, &["not a ClaudeFS store"]);
+}

@@ -1,12 +1,15 @@
 //! The one seam of the store: a device of 4 KiB blocks.
 //!
-//! Implementations: [`FileDevice`] over the reactor, [`MemDevice`] for tests and the simulator.
+//! Implementations: [`FileDevice`] over the reactor, [`MemDevice`] for tests and the simulator, [`Overlay`]
+//! over another for looking without changing.
 
 mod file;
 mod memory;
+mod overlay;
 
 pub use file::{FileDevice, FileHandle, FileOptions};
 pub use memory::{MemDevice, MemOptions};
+pub use overlay::Overlay;
 
 use hugepages::{Buf, Bytes};
 use std::future::Future;

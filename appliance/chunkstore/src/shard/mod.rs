@@ -4,6 +4,7 @@
 //! when its record is complete. Reading is in `read`, changing in `write`, checkpoints in `checkpoint`, opening
 //! in `open`, checking in `scrub`.
 
+mod account;
 #[cfg(test)]
 mod audit;
 mod checkpoint;
@@ -13,8 +14,9 @@ mod scrub;
 mod space;
 mod write;
 
+pub use account::Accounts;
 pub use read::{ChunkStat, Extent, ReadOutcome};
-pub use scrub::ScrubReport;
+pub use scrub::{SCRUB_STEPS, ScrubOptions, ScrubReport};
 pub use write::{Stamp, WriteOutcome};
 
 use crate::device::BlockDevice;

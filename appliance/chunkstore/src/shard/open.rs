@@ -4,7 +4,7 @@ use super::{Core, Counters, Inner, Pages, Reads, Shard, ShardOptions, offset};
 use crate::crc::crc32c;
 use crate::device::BlockDevice;
 use crate::error::Error;
-use crate::flush::{Flusher, Member, Shared};
+use crate::flush::{Flusher, Member, Mended, Shared};
 use crate::group::Owner;
 use crate::index::{BUCKETS, Index, Key, Map};
 use crate::layout::{BLOCK, Layout};
@@ -27,7 +27,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Most blocks of a group of a shard's log.
 pub(crate) const MAX_GROUP: u64 = 16;
@@ -47,7 +46,6 @@ struct Opening<'d, D> {
     layout: Layout,
     owner: Owner,
     core: Core,
-    repaired: Cell<u64>,
     /// Chunks whose map is bad in both copies while the log changes it, and the first error.
     lost: FxHashSet<Key>,
     why: Option<Error>,
@@ -88,14 +86,11 @@ impl<D: BlockDevice> Shard<D> {
             layout: layout.clone(),
             owner,
             core,
-            repaired: Cell::new(0),
             lost: FxHashSet::default(),
             why: None,
         };
         let chosen = read_roots(&device, &layout, owner).await?;
-        if repair_root(&device, &layout, owner, &chosen).await? {
-            opening.repaired.set(1);
-        }
+        repair_root(&device, &shared, owner, &chosen).await?;
         let root = chosen.root;
         opening.load_pages(&root.pages).await?;
         let rings = layout.shard_log(number);
@@ -112,9 +107,9 @@ impl<D: BlockDevice> Shard<D> {
                 Ok(())
             })
             .await?;
-        let repaired = opening.repaired.get() + scan.repaired;
         scan.reaches(&root, &found)?;
         let flushed = found.iter().map(|f| f.header.flushed).fold(root.flushed, u64::max);
+        scan.mended(flushed).for_each(|m| shared.damage.mended(m));
         let keep = opening.cut(&groups, flushed).await?;
         let cut = cut_to(&mut found, &mut groups, keep);
         let ended = cut || !found.last().is_some_and(|f| f.empty);
@@ -122,7 +117,6 @@ impl<D: BlockDevice> Shard<D> {
         opening.replay(groups).await?;
         opening.finish()?;
         let Opening { core, why, .. } = opening;
-        shared.damage.repaired.fetch_add(repaired, Ordering::Relaxed);
         let mut ring = Ring::new(rings[0].blocks, root.anchor);
         found.iter().for_each(|f| ring.push(f.start, f.blocks, &f.header, f.crc));
         let config = Config {
@@ -200,6 +194,11 @@ impl<D: BlockDevice> Opening<'_, D> {
         Error::damaged(format!("{what} of shard {}", self.owner.owner), why)
     }
 
+    fn mended(&self, what: &str, block: u64) {
+        let what = format!("{what} of shard {}", self.owner.owner);
+        self.shared.damage.mended(Mended { what, block, unfinished: false });
+    }
+
     async fn load_pages(&mut self, pointers: &[PagePtr]) -> Result<(), Error> {
         let used = pointers.iter().enumerate().filter(|(_, p)| !root::is_empty(**p));
         let numbers: Vec<usize> = used.map(|(n, _)| n).collect();
@@ -251,7 +250,7 @@ impl<D: BlockDevice> Opening<'_, D> {
                 Ok(link) => {
                     let out = (link.seq, link.next, link.payload.to_vec());
                     if copy == 1 {
-                        self.repaired.set(self.repaired.get() + 1);
+                        self.mended(&format!("page {number}"), places[0]);
                         tracing::warn!(shard = self.owner.owner, block = places[0], why, "page repaired");
                         let repaired = self.device.write(offset(places[0]), buf.freeze()).await;
                         repaired.map_err(Error::io("repairing a checkpoint page"))?;
@@ -395,7 +394,7 @@ impl<D: BlockDevice> Opening<'_, D> {
             {
                 Ok(leaf) => {
                     if copy == 1 {
-                        self.repaired.set(self.repaired.get() + 1);
+                        self.mended(&format!("the map of chunk {key}"), disk[0]);
                         let repaired = self.device.write(offset(disk[0]), buf.freeze()).await;
                         repaired.map_err(Error::io("repairing a map"))?;
                     }

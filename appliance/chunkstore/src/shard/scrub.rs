@@ -10,6 +10,21 @@ use crate::page::{self, Kind};
 use crate::root::PAGES;
 use hugepages::Buf;
 
+/// Steps of a whole scrub: one for each page of the checkpoint.
+pub const SCRUB_STEPS: usize = PAGES;
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// Rewrite a damaged copy of metadata from the good one.
+    pub repair: bool,
+    /// Read all data and verify it; otherwise metadata alone.
+    pub data: bool,
+}
+
+/// Damaged metadata that a report lists; the rest is counted.
+const LISTED: usize = 1000;
+
 /// What a step of scrubbing found.
 #[derive(Clone, Debug, Default)]
 pub struct ScrubReport {
@@ -21,6 +36,10 @@ pub struct ScrubReport {
     pub metadata_blocks: u64,
     /// Copies of metadata that were damaged, and rewritten where repair was asked for.
     pub metadata_damaged: u64,
+    /// Which they are, the first thousand, and their blocks.
+    pub damaged: Vec<(String, u64)>,
+    /// Metadata that is bad in both copies: only memory has it.
+    pub lost: Vec<String>,
     /// Chunks with a block that can't be read or has a wrong CRC, each with its first error.
     pub bad_chunks: Vec<(Key, Error)>,
 }
@@ -32,21 +51,20 @@ impl ScrubReport {
         self.data_blocks += other.data_blocks;
         self.metadata_blocks += other.metadata_blocks;
         self.metadata_damaged += other.metadata_damaged;
+        self.damaged.extend(other.damaged);
+        self.damaged.truncate(LISTED);
+        self.lost.extend(other.lost);
+        self.lost.truncate(LISTED);
         self.bad_chunks.extend(other.bad_chunks);
     }
 }
 
 impl<D: BlockDevice> Shard<D> {
-    /// Steps of a whole scrub: one for each page of the checkpoint.
-    #[must_use]
-    pub fn scrub_steps(&self) -> usize {
-        PAGES
-    }
-
     /// Verifies one page of the checkpoint, both copies, and for pages of the index the maps and data of its chunks.
-    /// `repair`: rewrite a damaged copy of metadata from the good one. Work in between goes on.
-    pub async fn scrub_step(&self, step: usize, repair: bool) -> Result<ScrubReport, Error> {
+    /// Work in between goes on.
+    pub async fn scrub_step(&self, step: usize, options: ScrubOptions) -> Result<ScrubReport, Error> {
         let mut report = ScrubReport::default();
+        let ScrubOptions { repair, data } = options;
         if step >= PAGES {
             return Err(Error::Invalid("no such step"));
         }
@@ -59,6 +77,9 @@ impl<D: BlockDevice> Shard<D> {
             self.scrub_leaf(key, repair, &mut report).await?;
             let Some(stat) = self.stat(key) else { continue };
             report.chunks += 1;
+            if !data {
+                continue;
+            }
             report.data_blocks += u64::from(stat.blocks);
             if let Err(error) = self.read(key, 0, self.0.layout.chunk_size).await {
                 report.bad_chunks.push((key, error));
@@ -86,6 +107,7 @@ impl<D: BlockDevice> Shard<D> {
                     self.start_checkpoint();
                     return Ok(());
                 }
+                Err(error @ Error::Damaged { .. }) => report.lost.push(error.to_string()),
                 result => result?,
             }
         }
@@ -149,6 +171,7 @@ impl<D: BlockDevice> Shard<D> {
             }
         };
         report.metadata_damaged += 1;
+        report.damaged.push((what.to_owned(), places[bad]));
         if repair {
             tracing::warn!(shard = self.0.number, what, block = places[bad], "copy damaged");
             self.repair(places[bad], from).await;

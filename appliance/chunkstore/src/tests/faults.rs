@@ -157,8 +157,13 @@ fn a_flipped_data_bit_is_an_error_at_every_offset_and_scrub_finds_it() {
             assert!(matches!(write, Err(Error::BadBlock { .. })), "{write:?}");
             shard.read(SMALL, 0, 10).await.expect("others are not affected");
             let mut report = crate::ScrubReport::default();
-            for step in 0..shard.scrub_steps() {
-                report.add(shard.scrub_step(step, true).await.expect("scrubs"));
+            for step in 0..crate::SCRUB_STEPS {
+                report.add(
+                    shard
+                        .scrub_step(step, crate::ScrubOptions { repair: true, data: true })
+                        .await
+                        .expect("scrubs"),
+                );
             }
             assert_eq!((report.bad_chunks.len(), report.bad_chunks[0].0), (1, BIG));
             disk.flip(offset, 1 << (i % 8));
@@ -182,8 +187,10 @@ fn scrub_repairs_second_copies() {
         places.iter().for_each(|p| flip_block(&disk, p[1]));
         for repair in [true, false] {
             let mut report = crate::ScrubReport::default();
-            for step in 0..shard.scrub_steps() {
-                report.add(shard.scrub_step(step, repair).await.expect("scrubs"));
+            for step in 0..crate::SCRUB_STEPS {
+                report.add(
+                    shard.scrub_step(step, crate::ScrubOptions { repair, data: true }).await.expect("scrubs"),
+                );
             }
             assert_eq!(report.metadata_damaged, if repair { places.len() as u64 } else { 0 });
             assert_eq!(report.metadata_blocks, 2 * places.len() as u64);

@@ -295,3 +295,43 @@ fn a_damaged_volume_is_an_error_and_no_panic() {
     *get(&short.now) = good[..good.len() / 2].to_vec();
     assert!(dump(short.volume(), |_, _| {}).is_err());
 }
+
+#[test]
+fn a_look_sees_the_database_and_the_records_behind_it() {
+    let disk = Disk::new();
+    let (a, b, c) = (Key::orphan(Ino(1)), Key::orphan(Ino(2)), Key::orphan(Ino(3)));
+    let record = |seq, rows: &[(&Key, Option<&[u8]>)]| Record::encode(seq, rows.iter().copied());
+    let all = [
+        record(1, &[(&a, Some(b"1")), (&b, Some(b"1"))]),
+        record(2, &[(&a, None), (&b, Some(b"2")), (&c, Some(b"2"))]),
+    ];
+    assert_eq!(amend(disk.volume(), &all[..1]).expect("applied"), 1);
+    let seen = look(disk.volume(), &all, |rows, last| {
+        assert_eq!((last, rows.get(&a)?, rows.get(&b)?.as_deref()), (2, None, Some(&b"2"[..])));
+        let (mut seen, mut first) = (Vec::new(), Vec::new());
+        rows.all(|k, v| {
+            seen.push((Key::raw(k), v.to_vec()));
+            true
+        })?;
+        rows.all(|k, _| {
+            first.push(Key::raw(k));
+            false
+        })?;
+        assert_eq!(first, std::slice::from_ref(&b));
+        Ok(seen)
+    });
+    assert_eq!(seen.expect("looked"), [(b.clone(), b"2".to_vec()), (c, b"2".to_vec())]);
+    let gap = look(disk.volume(), &[record(3, &[(&a, None)])], |_, _| Ok(()));
+    assert!(matches!(gap, Err(Error::Gap { expected: 2, found: 3 })), "{gap:?}");
+    // The same from beside a running applier.
+    let (told, seen) = mpsc::channel();
+    let volume = disk.clone();
+    let (applier, _) =
+        Applier::start(Config::default(), Box::new(move || Ok(volume.volume())), |_| {}).expect("started");
+    let looked = applier.look(move |rows| {
+        let value = rows.and_then(|rows| rows.get(&b)).map_err(|e| e.to_string());
+        drop(told.send(value));
+    });
+    assert!(looked);
+    assert_eq!(seen.recv().expect("it looks").expect("read").as_deref(), Some(&b"1"[..]));
+}

@@ -185,10 +185,19 @@ impl World {
         self.execute(&ctx, op).outcome
     }
 
+    /// The client of all slots, once.
+    pub(crate) fn open_session(&mut self) {
+        if self.ns.sessions().next().is_none() {
+            let session = self.ns.put_session(CLIENT, b"");
+            self.push(Some(session));
+        }
+    }
+
     /// With a slot, as a client's request.
     pub(crate) fn run_slot(&mut self, slot: u16, op: &Op<'_>) -> Outcome {
         self.now += 1;
         self.sequence += 1;
+        self.open_session();
         let request = RequestId { client: CLIENT, slot: Slot(slot), sequence: self.sequence };
         let ctx = OpCtx { request, ..self.ctx() };
         self.execute(&ctx, op).outcome

@@ -46,8 +46,10 @@ pub struct Counters {
     pub repaired: Cell<u64>,
     /// Reads with both copies bad.
     pub lost: Cell<u64>,
-    /// Pieces in which the copies differed after an unclean stop.
+    /// Pieces in which the copies differed after an unclean stop, or the second was bad.
     pub resynced: Cell<u64>,
+    /// Pieces of which the second copy was bad.
+    pub second_bad: Cell<u64>,
 }
 
 pub(super) fn bump(counter: &Cell<u64>) {
@@ -166,8 +168,11 @@ impl<S: CopyStore> Copies<S> {
         let b = self.store.read(second, at, Buf::heap(len)).await;
         match (a, b) {
             (Ok(a), Ok(b)) if a[..] == b[..] => Ok(()),
-            (Ok(a), _) => {
+            (Ok(a), b) => {
                 bump(&self.counters.resynced);
+                if b.is_err() {
+                    bump(&self.counters.second_bad);
+                }
                 Ok(self.store.write(second, at, a.freeze()).await?)
             }
             // The ordinary read repairs the first copy from the second, or says that both are bad.

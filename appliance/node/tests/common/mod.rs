@@ -115,6 +115,43 @@ impl Rig {
             .expect("the daemon starts")
     }
 
+    /// Starts the real daemon and has its log in a file.
+    pub(crate) fn spawn_with_log(&self) -> (PathBuf, Child) {
+        let log = self.dir.path().join("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_claudefsd"))
+            .arg("--config")
+            .arg(self.config_file())
+            .env("NO_COLOR", "1")
+            .stderr(std::fs::File::create(&log).expect("a log"))
+            .spawn();
+        (log, child.expect("the daemon starts"))
+    }
+
+    /// Has the node scrub all of its shards, in a reactor of the caller's, and gives the report.
+    pub(crate) async fn scrub(&self) -> serde_json::Value {
+        let options = ConnectOptions {
+            address: self.address(),
+            key: self.key(),
+            role: m::Role::Admin,
+            client: ClientId(77),
+            arena: None,
+            payload_crc: false,
+        };
+        let (connection, _unasked) = transport::Connection::connect(&options).await.expect("a connection");
+        let mut action = m::ScrubAction::Start;
+        loop {
+            let request = m::Scrub { action, repair: false };
+            let reply = connection.call(&request.into(), CallOptions::default()).await.expect("an answer");
+            assert_eq!(reply.status(), Status::Ok);
+            let report: serde_json::Value = serde_json::from_slice(&reply.payload).expect("JSON");
+            if report["running"] == false {
+                return report;
+            }
+            action = m::ScrubAction::Status;
+            reactor::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Runs `f` with a session of a client in a reactor of this thread.
     pub(crate) fn with_client<T>(&self, id: u64, f: impl AsyncFnOnce(Client) -> T) -> T {
         let config = reactor::Config { name: format!("client-{id}"), ..reactor::Config::default() };
@@ -374,6 +411,21 @@ async fn give_back(session: &Session, recall: &m::Recall) {
     let returned = m::LeaseReturn { leases: list.as_slice().into() };
     // A connection that is lost meanwhile has given everything back.
     drop(session.call(&returned.into(), transport::Parts::new(), CallOptions::default()).await);
+}
+
+/// Waits until a log holds all of these words.
+pub(crate) async fn said(log: &std::path::Path, words: &[&str]) {
+    let all_said = async {
+        loop {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            if words.iter().all(|w| text.contains(w)) {
+                return;
+            }
+            reactor::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = reactor::timeout(Duration::from_secs(60), all_said).await;
+    assert!(ended.is_ok(), "{words:?} in {}", std::fs::read_to_string(log).unwrap_or_default());
 }
 
 pub(crate) const ROOT: Ino = ROOT_INO;

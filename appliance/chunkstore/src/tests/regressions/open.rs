@@ -323,8 +323,12 @@ fn scrub_saves_a_page_that_is_bad_in_both_copies() {
         let places = shard.metadata_places();
         places.iter().flatten().for_each(|block| disk.flip(block * 4096 + 100, 1));
         let mut damaged = 0;
-        for step in 0..shard.scrub_steps() {
-            damaged += shard.scrub_step(step, true).await.expect("scrubs").metadata_damaged;
+        for step in 0..crate::SCRUB_STEPS {
+            damaged += shard
+                .scrub_step(step, crate::ScrubOptions { repair: true, data: true })
+                .await
+                .expect("scrubs")
+                .metadata_damaged;
         }
         assert_eq!(damaged, 2 * places.len() as u64);
         store.stop().await;

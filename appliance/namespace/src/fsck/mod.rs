@@ -1,66 +1,24 @@
 //! Cross-checks all rows of a namespace, and its chunk maps against what the shards hold.
 //!
-//! Owns the rules that must hold between rows. Must not repair, and must not need the rows in any place but key order: memory
-//! is about 80 bytes per inode and 24 per name.
+//! Owns the rules that must hold between rows, and the rows that would make them hold where nothing has to be guessed. Must not
+//! write any, and must not need the rows in any place but key order: memory is about 150 bytes per inode and 24 per name.
+
+mod chunks;
+mod repair;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use repair::corrections;
+pub use report::{Class, Problem, Report, Severity};
 
 use crate::acl;
 use crate::kv::{Counter, Key, Table};
 use crate::layout::{self, FreeRow, InodeRow};
+use report::{Field, Fix};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use wire::{CHUNK_SIZE, FileKind, ObjectId, ROOT_INO};
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Space or numbers are wrong; no file is.
-    Waste,
-    /// A file or name shows something wrong.
-    Wrong,
-    /// A file or name is lost or unreadable.
-    Lost,
-}
-
-/// Something that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What is wrong, with the numbers that it is about.
-    pub text: String,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The first [`Report::KEPT`] problems.
-    pub problems: Vec<Problem>,
-    /// How many there are.
-    pub count: u64,
-    /// Inodes seen.
-    pub inodes: u64,
-    /// Names seen.
-    pub names: u64,
-    /// Chunks that files and free list speak of.
-    pub chunks: u64,
-}
-
-impl Report {
-    /// Problems that are listed; more are only counted.
-    pub const KEPT: usize = 10_000;
-
-    fn add(&mut self, severity: Severity, text: String) {
-        self.count += 1;
-        if self.problems.len() < Self::KEPT {
-            self.problems.push(Problem { severity, text });
-        }
-    }
-    /// Nothing found?
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.count == 0
-    }
-}
+use wire::{FileKind, ROOT_INO};
 
 struct Node {
     kind: FileKind,
@@ -77,12 +35,19 @@ struct Node {
     symlink: bool,
     orphan: bool,
     object: u64,
+    size: u64,
 }
 
 struct Body {
     ino: u64,
     map_pages: u32,
     dirty: bool,
+    size: u64,
+    /// Units of 512 bytes that the inode counts, and that its chunks have.
+    blocks: u64,
+    blocks_seen: u64,
+    /// Where the last byte of its chunks stands.
+    end: u64,
 }
 
 /// Feed it every row in key order, then every chunk in any order, then finish.
@@ -95,7 +60,11 @@ pub struct Check {
     /// Chunks that may exist: they wait on the free list.
     dying: HashSet<u64>,
     cuts: HashMap<u64, u64>,
+    /// Pages of chunk maps that belong to no inode.
+    pages: Vec<Key>,
     names: HashMap<(u64, u64), u64>,
+    sessions: HashSet<u64>,
+    orphans_left: u64,
     hasher: RandomState,
     counters: BTreeMap<u8, u64>,
     last: Option<Key>,
@@ -113,7 +82,10 @@ impl Default for Check {
             expected: HashSet::new(),
             dying: HashSet::new(),
             cuts: HashMap::new(),
+            pages: Vec::new(),
             names: HashMap::new(),
+            sessions: HashSet::new(),
+            orphans_left: 0,
             hasher: RandomState::new(),
             counters: BTreeMap::new(),
             last: None,
@@ -131,25 +103,41 @@ impl core::fmt::Debug for Check {
 }
 
 impl Check {
-    fn wrong(&mut self, text: String) {
-        self.report.add(Severity::Wrong, text);
+    fn wrong(&mut self, ino: u64, text: String) {
+        self.report.add(Class::Name, Severity::Wrong, Some(ino), text);
     }
-    fn lost(&mut self, text: String) {
-        self.report.add(Severity::Lost, text);
+    fn lost(&mut self, ino: Option<u64>, text: String) {
+        self.report.add(Class::Name, Severity::Lost, ino, text);
+    }
+    fn bad_row(&mut self, text: String) {
+        self.report.unsure = true;
+        self.report.add(Class::Row, Severity::Lost, None, text);
+    }
+    fn leftover(&mut self, text: String, key: &Key) {
+        let fix = Fix::Row(key.clone(), None);
+        self.report.add_fixable(Class::Leftover, Severity::Waste, None, text, fix);
+    }
+    fn count(&mut self, ino: u64, field: Field, text: String) {
+        let fix = Fix::Inode(ino, field);
+        self.report.add_fixable(Class::Count, Severity::Wrong, Some(ino), text, fix);
+    }
+    /// A position or kind in a directory is not what its names say.
+    fn listing(&mut self, dir: u64, text: String) {
+        self.report.add_fixable(Class::Name, Severity::Wrong, Some(dir), text, Fix::Listing(dir));
     }
 
     /// Takes the next row.
     pub fn row(&mut self, key: &[u8], value: &[u8]) {
         let key = Key::raw(key);
         if self.last.as_ref().is_some_and(|l| *l >= key) {
-            self.wrong(format!("{key:?} is out of order"));
+            self.bad_row(format!("{key:?} is out of order"));
         }
         self.last = Some(key.clone());
         if !key.validate() {
-            return self.wrong(format!("{key:?} fits no table"));
+            return self.bad_row(format!("{key:?} fits no table"));
         }
         if let Err(why) = self.typed(&key, value) {
-            self.lost(format!("{key:?} does not decode: {why}"));
+            self.bad_row(format!("{key:?} does not decode: {why}"));
         }
     }
 
@@ -171,28 +159,30 @@ impl Check {
                 let cookie = u64::from_be_bytes(rest.try_into().map_err(|_| "key")?);
                 self.position(id, cookie, c.kind, c.ino.get(), name);
             }
-            Table::Xattr => self.xattr(id, rest, value),
-            Table::Symlink => match self.nodes.get_mut(&id) {
-                Some(n) if n.kind == FileKind::Symlink => n.symlink = true,
-                _ => self.report.add(Severity::Waste, format!("target without a symbolic link: inode {id}")),
-            },
+            Table::Xattr => self.xattr(key, id, rest, value),
+            Table::Symlink => self.target(key, id, value),
             Table::ChunkMap => {
                 let page = u32::from_be_bytes(rest.try_into().map_err(|_| "key")?);
-                self.page(id, page, &layout::page(value)?);
+                self.page(key, id, page, &layout::page(value)?);
             }
             Table::Orphan => match self.nodes.get_mut(&id) {
                 Some(n) => n.orphan = true,
-                None => self.report.add(Severity::Waste, format!("orphan mark without an inode: {id}")),
+                None => self.leftover(format!("orphan mark without an inode: {id}"), key),
             },
             Table::Free => self.free(&layout::free(value)?),
             Table::Dirty => {
+                self.report.dirty += 1;
                 if let Some(b) = self.nodes.get(&id).and_then(|n| self.bodies.get_mut(&n.object)) {
                     b.dirty = true;
                 }
             }
-            Table::Session => {}
+            Table::Session => drop(self.sessions.insert(id)),
             Table::Replay => {
-                layout::replay(value)?;
+                let (_, body) = layout::replay(value)?;
+                crate::reply::decode(body)?;
+                if !self.sessions.contains(&id) {
+                    self.leftover(format!("kept reply of session {id:x}, which is not there"), key);
+                }
             }
         }
         Ok(())
@@ -218,6 +208,7 @@ impl Check {
                 symlink: false,
                 orphan: false,
                 object: r.object.get(),
+                size: r.size.get(),
             },
         );
         if !r.is_file() {
@@ -225,10 +216,18 @@ impl Check {
         }
         let object = r.object.get();
         self.max_object = self.max_object.max(object);
-        let body = Body { ino, map_pages: r.map_pages.get(), dirty: false };
+        let body = Body {
+            ino,
+            map_pages: r.map_pages.get(),
+            dirty: false,
+            size: r.size.get(),
+            blocks: r.blocks.get(),
+            blocks_seen: 0,
+            end: 0,
+        };
         if let Some(other) = self.bodies.insert(object, body) {
             let other = other.ino;
-            self.lost(format!("inodes {other} and {ino} share body of data {object}"));
+            self.lost(Some(ino), format!("inodes {other} and {ino} share body of data {object}"));
         }
         for i in layout::inline_chunks(r.chunks.get()) {
             self.expect(object, i);
@@ -245,21 +244,23 @@ impl Check {
         let shown = name.escape_ascii();
         match self.nodes.get_mut(&ino) {
             None => {
-                self.lost(format!("name {shown} in directory {dir} means inode {ino}, which is not there"));
+                let text = format!("name {shown} in directory {dir} means inode {ino}, which is not there");
+                self.lost(Some(dir), text);
             }
             Some(n) => {
                 n.links += 1;
                 let (real, parent) = (n.kind, n.parent);
                 if real.dirent_type() != kind {
-                    self.wrong(format!(
-                        "name {shown} in directory {dir} says kind {kind}, inode {ino} is {real:?}"
-                    ));
+                    let text =
+                        format!("name {shown} in directory {dir} says kind {kind}, inode {ino} is {real:?}");
+                    self.listing(dir, text);
                 }
                 if real == FileKind::Directory {
                     if parent != dir {
-                        self.wrong(format!(
-                            "directory {ino} names {parent} as its parent, but stands in {dir}"
-                        ));
+                        let text =
+                            format!("directory {ino} names {parent} as its parent, but stands in {dir}");
+                        let fix = Fix::Inode(ino, Field::Parent(dir));
+                        self.report.add_fixable(Class::Name, Severity::Wrong, Some(ino), text, fix);
                     }
                     if let Some(d) = self.nodes.get_mut(&dir) {
                         d.subdirs += 1;
@@ -272,33 +273,44 @@ impl Check {
                 d.listed += 1;
                 if cookie >= d.next_cookie || cookie < crate::limits::FIRST_COOKIE {
                     let next = d.next_cookie;
-                    self.wrong(format!(
-                        "name {shown} in directory {dir} has cookie {cookie}, the next is {next}"
-                    ));
+                    let text =
+                        format!("name {shown} in directory {dir} has cookie {cookie}, the next is {next}");
+                    self.listing(dir, text);
                 }
             }
-            _ => self.lost(format!("name {shown} stands in {dir}, which is no directory")),
+            _ => self.lost(Some(dir), format!("name {shown} stands in {dir}, which is no directory")),
         }
         let hash = self.hasher.hash_one((name, ino, kind));
         if self.names.insert((dir, cookie), hash).is_some() {
-            self.wrong(format!("cookie {cookie} of directory {dir} stands for two names"));
+            self.listing(dir, format!("cookie {cookie} of directory {dir} stands for two names"));
         }
     }
 
     fn position(&mut self, dir: u64, cookie: u64, kind: u8, ino: u64, name: &[u8]) {
         let hash = self.hasher.hash_one((name, ino, kind));
-        if self.names.remove(&(dir, cookie)) != Some(hash) {
-            let name = name.escape_ascii();
-            self.wrong(format!(
-                "cookie {cookie} of directory {dir} lists {name}, the directory does not have it so"
-            ));
+        match self.names.remove(&(dir, cookie)) {
+            Some(found) if found == hash => {}
+            Some(_) => {
+                let name = name.escape_ascii();
+                let text =
+                    format!("cookie {cookie} of directory {dir} lists {name}, it stands for another name");
+                self.listing(dir, text);
+            }
+            // Which of the two is right can't be told.
+            None => {
+                let name = name.escape_ascii();
+                let text = format!(
+                    "cookie {cookie} of directory {dir} lists {name}, the directory does not have it so"
+                );
+                self.wrong(dir, text);
+            }
         }
     }
 
-    fn xattr(&mut self, ino: u64, name: &[u8], value: &[u8]) {
+    fn xattr(&mut self, key: &Key, ino: u64, name: &[u8], value: &[u8]) {
         let acl = name == acl::ACCESS || name == acl::DEFAULT;
         if acl && !matches!(acl::Acl::parse(value), Ok(Some(_))) {
-            self.wrong(format!("ACL of inode {ino} is invalid"));
+            self.wrong(ino, format!("ACL of inode {ino} is invalid"));
         }
         match self.nodes.get_mut(&ino) {
             Some(n) => {
@@ -310,22 +322,35 @@ impl Check {
                     _ => 0,
                 };
                 if n.flags & flag != flag {
-                    self.wrong(format!("inode {ino} does not know of its attribute {}", name.escape_ascii()));
+                    let name = name.escape_ascii();
+                    self.wrong(ino, format!("inode {ino} does not know of its attribute {name}"));
                 }
             }
-            None => self.report.add(Severity::Waste, format!("attribute of inode {ino}, which is not there")),
+            None => self.leftover(format!("attribute of inode {ino}, which is not there"), key),
         }
     }
 
-    fn page(&mut self, object: u64, n: u32, page: &layout::Page) {
+    fn target(&mut self, key: &Key, ino: u64, value: &[u8]) {
+        match self.nodes.get_mut(&ino) {
+            Some(n) if n.kind == FileKind::Symlink => {
+                n.symlink = true;
+                let (says, has) = (n.size, value.len() as u64);
+                if says != has {
+                    self.wrong(ino, format!("symbolic link {ino} says {says} bytes, its target has {has}"));
+                }
+            }
+            _ => self.leftover(format!("target without a symbolic link: inode {ino}"), key),
+        }
+    }
+
+    fn page(&mut self, key: &Key, object: u64, n: u32, page: &layout::Page) {
         let Some(b) = self.bodies.get(&object) else {
             // Belongs to an entry of the free list, or to nobody: known when that table has passed.
-            self.cuts.entry(object).or_insert(u64::MAX);
-            return;
+            return self.pages.push(key.clone());
         };
         let (ino, pages) = (b.ino, b.map_pages);
         if n >= pages {
-            self.wrong(format!("inode {ino} knows of {pages} pages of its chunk map, page {n} exists"));
+            self.wrong(ino, format!("inode {ino} knows of {pages} pages of its chunk map, page {n} exists"));
         }
         for i in layout::page_chunks(n, page) {
             self.expect(object, i);
@@ -338,7 +363,8 @@ impl Check {
             self.cuts.insert(object, r.keep.get());
         } else {
             if self.bodies.contains_key(&object) {
-                self.lost(format!("body of data {object} is in use and on the free list"));
+                let ino = self.bodies.get(&object).map(|b| b.ino);
+                self.lost(ino, format!("body of data {object} is in use and on the free list"));
             }
             self.dying.insert(object);
         }
@@ -347,11 +373,11 @@ impl Check {
     /// All rows were given: the rules between them.
     pub fn rows_done(&mut self) {
         if !self.has_super {
-            self.lost("there is no superblock row".into());
+            self.bad_row("there is no superblock row".into());
         }
         let nodes = core::mem::take(&mut self.nodes);
         if nodes.get(&ROOT_INO.0).is_none_or(|n| n.kind != FileKind::Directory) {
-            self.lost("there is no root directory".into());
+            self.bad_row("there is no root directory".into());
         }
         for (ino, n) in &nodes {
             self.node(*ino, n);
@@ -359,28 +385,36 @@ impl Check {
         self.loops(&nodes);
         let left: Vec<_> = self.names.drain().map(|((dir, cookie), _)| (dir, cookie)).collect();
         for (dir, cookie) in left {
-            self.wrong(format!(
-                "a name of directory {dir} is at cookie {cookie}, where the listing has nothing"
-            ));
+            let text =
+                format!("a name of directory {dir} is at cookie {cookie}, where the listing has nothing");
+            self.listing(dir, text);
         }
-        for (object, keep) in &self.cuts {
-            if *keep == u64::MAX && !self.dying.contains(object) {
-                self.report
-                    .add(Severity::Waste, format!("chunk map of body of data {object}, which nobody has"));
+        for key in std::mem::take(&mut self.pages) {
+            let object = key.id().unwrap_or(0);
+            if !self.dying.contains(&object) && !self.cuts.contains_key(&object) {
+                self.leftover(format!("chunk map of body of data {object}, which nobody has"), &key);
             }
         }
+        self.numbers();
+    }
+
+    fn numbers(&mut self) {
         let counter = |c: Counter| self.counters.get(&(c as u8)).copied().unwrap_or(0);
-        let (inodes, ino, object) =
-            (counter(Counter::Inodes), counter(Counter::Ino), counter(Counter::Object));
-        if inodes != self.report.inodes {
-            let n = self.report.inodes;
-            self.report.add(Severity::Waste, format!("{inodes} inodes are counted, {n} are there"));
+        let inodes = (Counter::Inodes, counter(Counter::Inodes), self.report.inodes);
+        let ino = (Counter::Ino, counter(Counter::Ino), self.max_ino + 1);
+        let object = (Counter::Object, counter(Counter::Object), self.max_object.saturating_add(1));
+        let mut fix = |severity, (counter, _, right): (Counter, u64, u64), text| {
+            let fix = Fix::Row(Key::counter(counter), Some(right.to_le_bytes().into()));
+            self.report.add_fixable(Class::Count, severity, None, text, fix);
+        };
+        if inodes.1 != inodes.2 {
+            fix(Severity::Waste, inodes, format!("{} inodes are counted, {} are there", inodes.1, inodes.2));
         }
-        if ino <= self.max_ino || object <= self.max_object {
-            self.lost(format!(
-                "numbers in use ({}, {}) are not below those that come next ({ino}, {object})",
-                self.max_ino, self.max_object
-            ));
+        for (what, c) in [("inode", ino), ("body of data", object)] {
+            if c.1 < c.2 {
+                let text = format!("{what} {} is in use, but {} comes next", c.2 - 1, c.1);
+                fix(Severity::Wrong, c, text);
+            }
         }
     }
 
@@ -392,29 +426,38 @@ impl Check {
             (true, ..) => 2 + n.subdirs,
             (false, l, _) => l,
         };
-        if links != n.nlink {
-            self.wrong(format!("inode {ino} says {} links and has {links}", n.nlink));
+        let nameless = n.links == 0 && !root;
+        if nameless && !n.orphan {
+            let text = format!("inode {ino} has no name and is not kept for an open");
+            if n.nlink == 0 {
+                let fix = Fix::Row(Key::orphan(wire::Ino(ino)), Some(Box::default()));
+                self.report.add_fixable(Class::Leftover, Severity::Waste, Some(ino), text, fix);
+            } else {
+                self.lost(Some(ino), text);
+            }
+        } else if links != n.nlink {
+            let text = format!("inode {ino} says {} links and has {links}", n.nlink);
+            self.count(ino, Field::Links(links), text);
         }
         if is_dir && n.links > 1 {
-            self.wrong(format!("directory {ino} has {} names", n.links));
-        }
-        if n.links == 0 && !root && !n.orphan {
-            self.report.add(Severity::Waste, format!("inode {ino} has no name and is not kept for an open"));
+            self.wrong(ino, format!("directory {ino} has {} names", n.links));
         }
         if n.orphan && n.links > 0 {
-            self.wrong(format!("inode {ino} has a name and is marked as kept for an open"));
+            let text = format!("inode {ino} has a name and is marked as kept for an open");
+            let fix = Fix::Row(Key::orphan(wire::Ino(ino)), None);
+            self.report.add_fixable(Class::Leftover, Severity::Wrong, Some(ino), text, fix);
         }
         if n.entries != n.listed {
-            self.wrong(format!("directory {ino} says {} entries and has {}", n.entries, n.listed));
+            let text = format!("directory {ino} says {} entries and has {}", n.entries, n.listed);
+            self.count(ino, Field::Entries(n.listed), text);
         }
         if n.xattr_list != n.xattr_seen {
-            self.wrong(format!(
-                "inode {ino} says {} bytes of attribute names, has {}",
-                n.xattr_list, n.xattr_seen
-            ));
+            let text =
+                format!("inode {ino} says {} bytes of attribute names, has {}", n.xattr_list, n.xattr_seen);
+            self.count(ino, Field::XattrList(n.xattr_seen), text);
         }
         if n.kind == FileKind::Symlink && !n.symlink {
-            self.lost(format!("symbolic link {ino} has no target"));
+            self.lost(Some(ino), format!("symbolic link {ino} has no target"));
         }
     }
 
@@ -437,33 +480,7 @@ impl Check {
             if good.contains(&at) {
                 good.extend(path);
             } else {
-                self.lost(format!("directory {ino} does not lead up to the root"));
-            }
-        }
-    }
-
-    /// A chunk that a shard holds.
-    pub fn chunk(&mut self, object: ObjectId, index: u32) {
-        if self.expected.remove(&(object.0, index)) || self.dying.contains(&object.0) {
-            return;
-        }
-        let cut = self.cuts.get(&object.0).is_some_and(|k| u64::from(index) * CHUNK_SIZE >= *k);
-        let dirty = self.bodies.get(&object.0).is_some_and(|b| b.dirty);
-        if !cut && !dirty {
-            self.report
-                .add(Severity::Waste, format!("chunk {index} of body of data {object} belongs to no file"));
-        }
-    }
-
-    /// All chunks were given: what files speak of and no shard holds. Only after [`Check::chunk`] for every chunk.
-    pub fn chunks_done(&mut self) {
-        let mut left: Vec<_> = self.expected.drain().collect();
-        left.sort_unstable();
-        for (object, index) in left {
-            let cut = self.cuts.get(&object).is_some_and(|k| u64::from(index) * CHUNK_SIZE >= *k);
-            if let Some(b) = self.bodies.get(&object).filter(|b| !b.dirty && !cut) {
-                let ino = b.ino;
-                self.lost(format!("chunk {index} of inode {ino} (body of data {object}) is lost"));
+                self.lost(Some(*ino), format!("directory {ino} does not lead up to the root"));
             }
         }
     }
@@ -471,6 +488,11 @@ impl Check {
     /// The findings, worst first.
     #[must_use]
     pub fn finish(mut self) -> Report {
+        if self.report.unsure {
+            self.report.fixes.clear();
+            self.report.orphans.clear();
+            self.report.problems.iter_mut().for_each(|p| p.fixable = false);
+        }
         self.report.problems.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.text.cmp(&b.text)));
         self.report
     }
