@@ -236,3 +236,6 @@ fn unsupported(code: u32) -> Option<Errno> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

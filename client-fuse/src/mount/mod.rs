@@ -11,12 +11,14 @@ pub mod options;
 pub mod source;
 pub mod table;
 pub mod unmount;
+mod users;
 
 pub use error::MountError;
 pub use options::{Options, OptionsError};
 pub use source::Source;
 pub use table::Entry as TableEntry;
 pub use unmount::{Unmount, UnmountError, unmount};
+pub use users::InUse;
 
 use rustix::fd::OwnedFd;
 use std::path::{Path, PathBuf};

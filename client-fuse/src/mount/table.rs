@@ -28,6 +28,15 @@ pub fn find(mountpoint: &Path) -> io::Result<Option<Entry>> {
     Ok(parse(&text).filter(|e| e.mountpoint == mountpoint).last())
 }
 
+/// All mounts.
+///
+/// # Errors
+/// Where the table can't be read.
+pub fn all() -> io::Result<Vec<Entry>> {
+    let text = std::fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&text).collect())
+}
+
 /// All ClaudeFS mounts.
 ///
 /// # Errors

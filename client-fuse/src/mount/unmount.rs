@@ -1,6 +1,6 @@
 //! Ending a mount: umount2(2), or fusermount3 for users. Works on mounts whose client is gone.
 
-use super::{helper, table};
+use super::{InUse, helper, table};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::io;
@@ -24,8 +24,8 @@ pub enum UnmountError {
     #[error("{} is not a mount point; `findmnt -t fuse.claudefs` lists the mounts", .0.display())]
     NotMounted(PathBuf),
     /// In use.
-    #[error("{} is in use: stop what works in it (`fuser -vm {}` tells), or detach it with `--lazy`", .0.display(), .0.display())]
-    Busy(PathBuf),
+    #[error("{0}")]
+    Busy(InUse),
     /// Not permitted.
     #[error("not permitted to unmount {}: run as root, or as the user who mounted it with fusermount3 installed", .0.display())]
     Permission(PathBuf),
@@ -56,7 +56,7 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), UnmountError> {
     match rustix::mount::unmount(&mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => by_helper(mountpoint, how),
-        Err(Errno::BUSY) => Err(UnmountError::Busy(mountpoint)),
+        Err(Errno::BUSY) => Err(UnmountError::Busy(InUse::find(mountpoint))),
         Err(Errno::INVAL) => Err(UnmountError::NotMounted(mountpoint)),
         Err(e) => Err(failed(e.into())),
     }
@@ -88,7 +88,7 @@ fn by_helper(mountpoint: PathBuf, how: Unmount) -> Result<(), UnmountError> {
         Ok(out) => {
             let message = String::from_utf8_lossy(&out.stderr).trim().to_owned();
             if message.contains("busy") {
-                return Err(UnmountError::Busy(mountpoint));
+                return Err(UnmountError::Busy(InUse::find(mountpoint)));
             }
             Err(UnmountError::Failed { mountpoint, source: io::Error::other(message) })
         }

@@ -97,8 +97,8 @@ async fn serve(mount: &mut Mount) -> Result<(), Failure> {
         return ended.map_err(Failure::mount);
     }
     match mount.unmount(Unmount::Plain).await {
-        Err(UnmountError::Busy(_)) => {
-            tracing::warn!("the mount is in use; it is detached and served until its last user has gone");
+        Err(UnmountError::Busy(in_use)) => {
+            tracing::warn!(by = ?in_use.by, "the mount is in use; it is detached and served until its last user has gone");
             mount.unmount(Unmount::Lazy).await.map_err(Failure::system)?;
         }
         other => other.map_err(Failure::system)?,
