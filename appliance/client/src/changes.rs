@@ -3,8 +3,8 @@
 //! A kernel holds the locks of all directories of a rename or rmdir(2) until it is answered, and to take a name of such a
 //! directory out of its cache it needs the same lock. So two clients could wait for each other: each one's rename for the
 //! other's lease, and each one's invalidation for its own rename. Here that circle is broken: a change which a recall
-//! waits for is cancelled at the server, if it waits there, and its front end answers ESTALE. To Linux that says "look the
-//! names up anew and try once more": it lets go of its locks, the invalidation runs, and the second try meets no lease.
+//! waits for is cancelled at the server, if it waits there, and ends with EDEADLK, for which the FUSE front end answers ESTALE.
+//! To Linux that says "look the names up anew and try once more": it lets go of its locks, the invalidation runs, and the second try meets no lease.
 //!
 //! A second ESTALE would reach the application, so the second try of a process is never asked to give way.
 

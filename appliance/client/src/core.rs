@@ -153,7 +153,7 @@ impl Core {
             }
             let gives_way = out.gives_way.as_ref().is_some_and(|e| e.is_set());
             if gives_way {
-                return Err(Refused::Errno(Errno::ESTALE));
+                return Err(Refused::Errno(Errno::EDEADLK));
             }
             let reply = self.send(ctx, out, once).await?;
             match reply.status {
@@ -169,7 +169,7 @@ impl Core {
                 }
                 Status::Grace | Status::Busy | Status::StaleEpoch | Status::Expired => {}
                 Status::Cancelled if out.gives_way.as_ref().is_some_and(|e| e.is_set()) => {
-                    return Err(Refused::Errno(Errno::ESTALE));
+                    return Err(Refused::Errno(Errno::EDEADLK));
                 }
                 Status::Cancelled => return Err(Refused::Errno(Errno::EINTR)),
                 Status::Unsupported => return Err(Refused::Errno(Errno::EOPNOTSUPP)),

@@ -97,7 +97,7 @@ impl Core {
         out.gives_way = change.gives_way();
         let asked = out.gives_way.clone();
         let result = self.ask(ctx, out).await;
-        if matches!(result, Err(Errno::ESTALE)) && asked.is_some_and(|e| e.is_set()) {
+        if matches!(result, Err(Errno::EDEADLK)) && asked.is_some_and(|e| e.is_set()) {
             add(&self.stats.events.gave_way, 1);
             change.gave_way();
         }

@@ -52,6 +52,8 @@ impl<S: FileService> Session<S> {
         result.map_err(|e| match e {
             // It tells the kernel never to ask again, which no single failure may do.
             Errno::ENOSYS => Errno::EOPNOTSUPP,
+            // It gave way to a recall: the kernel lets go of its locks and tries once more.
+            Errno::EDEADLK if names => Errno::ESTALE,
             // In a directory that is gone there are no names.
             Errno::ESTALE if by_name && self.departed.has(rq.ino) => Errno::ENOENT,
             e => e,

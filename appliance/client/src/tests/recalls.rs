@@ -118,7 +118,7 @@ fn a_rename_that_a_recall_waits_for_gives_way_once() {
     recall(&fake, ROOT_INO, LeaseMode::None);
     assert_eq!((first.take(), kernel.asked.borrow().len()), (None, 1));
     fake.run(crate::rpc::Rpc::sleep(&*fake, std::time::Duration::from_millis(20)));
-    assert_eq!(first.take(), Some(Err(Errno::ESTALE)));
+    assert_eq!(first.take(), Some(Err(Errno::EDEADLK)));
     assert!(fake.waiting().is_empty(), "it is withdrawn");
     // The kernel's second try waits for as long as it takes.
     let second = rename();
