@@ -13,6 +13,8 @@ use smallvec::SmallVec;
 pub(crate) const BUCKETS: usize = 1024;
 /// Blocks that fit into an entry.
 pub(crate) const INLINE: usize = 4;
+/// Objects from this number on are the system's own: what their chunks use is counted apart.
+pub const SYSTEM_OBJECTS: u64 = u64::MAX - 15;
 /// The leaf is not resident.
 pub(crate) const ABSENT: u32 = u32::MAX;
 
@@ -112,6 +114,8 @@ pub(crate) struct Index {
     buckets: Vec<FxHashMap<Key, Entry>>,
     pub(crate) leaves: Leaves,
     chunks: u64,
+    /// Blocks of chunks of [`SYSTEM_OBJECTS`].
+    system: u64,
 }
 
 impl Index {
@@ -120,6 +124,7 @@ impl Index {
             buckets: (0..BUCKETS).map(|_| FxHashMap::default()).collect(),
             leaves: Leaves::default(),
             chunks: 0,
+            system: 0,
         }
     }
 
@@ -138,6 +143,7 @@ impl Index {
     /// Puts an entry as a checkpoint has it; false if the key stands there already.
     pub(crate) fn load(&mut self, key: Key, entry: Entry) -> bool {
         self.chunks += 1;
+        self.system += if key.object < SYSTEM_OBJECTS { 0 } else { u64::from(entry.mapped) };
         self.buckets[bucket_of(key)].insert(key, entry).is_none()
     }
 
@@ -204,8 +210,24 @@ impl Index {
         }
     }
 
+    /// Blocks that chunks of [`SYSTEM_OBJECTS`] use.
+    pub(crate) fn system_blocks(&self) -> u64 {
+        self.system
+    }
+
     /// Applies an update; the leaf must be resident. Gives the places of a leaf that is no longer referred to.
     pub(crate) fn apply(&mut self, update: &Update) -> Option<[u64; 2]> {
+        if update.key.object < SYSTEM_OBJECTS {
+            return self.change(update);
+        }
+        let mapped = |index: &Index| index.get(update.key).map_or(0, |e| u64::from(e.mapped));
+        let before = mapped(self);
+        let leaf = self.change(update);
+        self.system = (self.system + mapped(self)).saturating_sub(before);
+        leaf
+    }
+
+    fn change(&mut self, update: &Update) -> Option<[u64; 2]> {
         let bucket = &mut self.buckets[bucket_of(update.key)];
         if update.delete {
             let entry = bucket.remove(&update.key)?;

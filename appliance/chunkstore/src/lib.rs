@@ -11,6 +11,7 @@ mod crc;
 mod device;
 mod error;
 mod flush;
+mod gate;
 mod group;
 mod index;
 mod layout;
@@ -41,7 +42,7 @@ pub use crc::crc_target;
 pub use device::{BlockDevice, FileDevice, FileHandle, FileOptions, MemDevice, MemOptions, Overlay};
 pub use error::{DeviceError, Error, Shared as SharedIoError};
 pub use flush::{Mended, Shared};
-pub use index::{ENTRY_BYTES, Key};
+pub use index::{ENTRY_BYTES, Key, SYSTEM_OBJECTS};
 pub use layout::{BLOCK, BLOCK_BYTES, Layout, MAX_CHUNK, MAX_SHARDS, MIN_DEVICE, Region, SUPER_B};
 pub use local::LocalExecutor;
 pub use nslog::{Log, LogStats, MAX_LOG_RECORD};
@@ -49,7 +50,7 @@ pub use pool::{Class, GROW_LIMIT};
 pub use requests::{OUTCOME, RequestId};
 pub use shard::{
     Accounts, ChunkStat, Extent, ReadOutcome, SCRUB_STEPS, ScrubOptions, ScrubReport, Shard, ShardOptions,
-    ShardStats, Stamp, WriteOutcome,
+    ShardStats, SpaceStats, Stamp, WriteOutcome,
 };
 pub use signal::{Spawner, Task};
 pub use store::{Device, DeviceStats, FormatOptions, format, inspect};

@@ -226,11 +226,6 @@ impl<D: BlockDevice> LogWriter<D> {
         self.0.stuck.get()
     }
 
-    /// Records not yet in a group.
-    pub(crate) fn queued(&self) -> usize {
-        self.0.state.borrow().queue.len()
-    }
-
     /// `(groups, bytes)` written since opening, one copy counted.
     pub(crate) fn written(&self) -> (u64, u64) {
         (self.0.groups.get(), self.0.bytes.get())

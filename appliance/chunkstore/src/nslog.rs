@@ -50,6 +50,8 @@ struct Inner<D> {
     generation: Cell<u64>,
     slot: Cell<usize>,
     trimming: Cell<bool>,
+    /// First record after what the root says was trimmed.
+    anchor: Cell<u64>,
     /// Of the last group that was trimmed.
     incarnation: Cell<u64>,
     waiters: crate::signal::Waiters,
@@ -162,7 +164,7 @@ impl<D: BlockDevice> Log<D> {
             mark: usize::from(layout.shards),
             incarnation: shared.incarnation,
         };
-        let (generation, incarnation) = (root.generation, root.incarnation);
+        let (generation, incarnation, anchor) = (root.generation, root.incarnation, root.anchor.next);
         let past = Past { ring, root, real: scan::last_real(root, &found) };
         let (handle, tasks) = (flusher.clone(), Rc::clone(&spawner));
         let writer = LogWriter::new(device.clone(), handle, tasks, arena.clone(), config, past);
@@ -178,6 +180,7 @@ impl<D: BlockDevice> Log<D> {
             generation: Cell::new(generation),
             slot: Cell::new(chosen.slot),
             trimming: Cell::new(false),
+            anchor: Cell::new(anchor),
             incarnation: Cell::new(incarnation),
             waiters: crate::signal::Waiters::default(),
         })))
@@ -232,7 +235,7 @@ impl<D: BlockDevice> Log<D> {
         let inner = &self.0;
         let last = last.min(inner.writer.applied().next - 1);
         let anchor: Anchor = inner.writer.anchor_after(last);
-        if anchor.next <= 1 || anchor.next - 1 > last {
+        if anchor.next == inner.anchor.get() || anchor.next - 1 > last {
             return Ok(());
         }
         // Flushed first: the anchor must not point behind records that a power cut takes away.
@@ -251,6 +254,7 @@ impl<D: BlockDevice> Log<D> {
         inner.flusher.flush().await?;
         inner.generation.set(root.generation);
         inner.slot.set(slot);
+        inner.anchor.set(root.anchor.next);
         inner.incarnation.set(incarnation);
         inner.writer.set_root(&root);
         inner.writer.trim(last);

@@ -109,7 +109,9 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
                     h.first == at.next && h.prev == at.prev && h.incarnation >= incarnation
                 };
                 let views = [0, 1].map(|copy| self.view(copy, offset).filter(fits));
-                let Some(group) = views.iter().flatten().next() else {
+                // Of two that differ the younger one was written over the other before a cut.
+                let best = views.iter().flatten().rev().max_by_key(|g| g.header.incarnation);
+                let Some(group) = best else {
                     if start == 0 {
                         break 'chain;
                     }
@@ -119,7 +121,8 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
                     return Err(self.missing("the newest checkpoint root"));
                 }
                 each(group)?;
-                let bad = views.iter().position(Option::is_none);
+                let same = |view: &Option<Group<'_>>| view.as_ref().is_some_and(|g| g.crc == group.crc);
+                let bad = views.iter().position(|view| !same(view));
                 let empty = group.header.count == 1 && group.records().all(<[u8]>::is_empty);
                 let place =
                     Found { header: group.header, crc: group.crc, start, blocks: group.blocks, empty };
@@ -213,5 +216,44 @@ impl<'d, D: BlockDevice> Scan<'d, D> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{MemDevice, MemOptions};
+    use crate::local::LocalExecutor;
+
+    #[test]
+    fn of_two_different_copies_the_younger_is_taken_and_written_over_the_other() {
+        // Both copies held an intact group, of different incarnations: the first won whatever its age, and they stayed different.
+        let owner = Owner { tag: 5, owner: 0 };
+        let rings = [Region { start: 0, blocks: 64 }, Region { start: 64, blocks: 64 }];
+        for younger in [0, 1] {
+            let executor = LocalExecutor::new();
+            let walked = executor.run(async {
+                let disk = MemDevice::new(1 << 20, MemOptions::default());
+                for (copy, ring) in rings.iter().enumerate() {
+                    let incarnation = 1 + u64::from(copy == younger);
+                    let header = Header { first: 1, count: 1, prev: 0, incarnation, flushed: 0, root: 1 };
+                    let mut buf = Buf::heap(BLOCK);
+                    group::encode(owner, &header, [&[incarnation as u8; 9][..]].into_iter(), &mut buf);
+                    disk.write(ring.start * BLOCK_BYTES, buf.freeze()).await.expect("writes");
+                }
+                let anchor = Anchor { next: 1, at: 0, prev: 0 };
+                for repaired in [1, 0] {
+                    let mut scan = Scan::new(&disk, owner, rings, 8, true);
+                    let mut seen = Vec::new();
+                    let each = |g: &Group<'_>| {
+                        seen.extend(g.records().map(<[u8]>::to_vec));
+                        Ok(())
+                    };
+                    scan.walk(anchor, 1, 1, each).await.expect("walks");
+                    assert_eq!((seen, scan.repaired), (vec![vec![2; 9]], repaired));
+                }
+            });
+            walked.expect("nothing is left to run");
+        }
     }
 }

@@ -226,13 +226,3 @@ pub(crate) async fn yield_now() {
     })
     .await;
 }
-
-/// Runs two futures until the first of them ends.
-pub(crate) async fn join_first(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    poll_fn(|cx| {
-        let ended = a.as_mut().poll(cx).is_ready() || b.as_mut().poll(cx).is_ready();
-        if ended { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}

@@ -44,6 +44,8 @@ pub(crate) struct Zones {
     /// Next-fit: zone and bit where the last search of user space ended.
     cursor: (u32, u32),
     used: u64,
+    /// Free blocks of closed zones.
+    closed: u64,
 }
 
 fn side(class: Class) -> usize {
@@ -104,6 +106,7 @@ impl Zones {
             free: [0; 2],
             cursor: (0, 0),
             used: 0,
+            closed: 0,
         }
     }
 
@@ -123,6 +126,11 @@ impl Zones {
     /// Blocks that applied records refer to.
     pub(crate) fn used_blocks(&self) -> u64 {
         self.used
+    }
+
+    /// Blocks of zones whose return is on its way.
+    pub(crate) fn closed_blocks(&self) -> u64 {
+        self.closed
     }
 
     /// Adds a zone; `state` is its bitmap from a checkpoint. False if it is there already.
@@ -160,9 +168,8 @@ impl Zones {
     /// Drops a zone whose return was applied; gives its class.
     pub(crate) fn remove(&mut self, number: u32) -> Option<Class> {
         let zone = self.zones.remove(&number)?;
-        if !zone.closed {
-            self.free[side(zone.class)] -= u64::from(zone.free);
-        }
+        let counted = if zone.closed { &mut self.closed } else { &mut self.free[side(zone.class)] };
+        *counted -= u64::from(zone.free);
         self.open[side(zone.class)].remove(&number);
         self.used -= zone.state.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
         Some(zone.class)
@@ -187,6 +194,7 @@ impl Zones {
             return None;
         }
         zone.closed = true;
+        self.closed += u64::from(zone.free);
         self.free[side(zone.class)] -= u64::from(zone.free);
         self.open[side(zone.class)].remove(&number);
         Some(zone.class)

@@ -8,7 +8,7 @@ use crate::reserve::Reservation;
 use crate::scrub::Scrubber;
 use crate::server::OpStats;
 use crate::volume::Counters;
-use chunkstore::{BlockDevice, Device};
+use chunkstore::{BLOCK_BYTES, BlockDevice, Device, DeviceStats, ShardStats, SpaceStats};
 use reactor::sync::Event;
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
@@ -48,6 +48,18 @@ pub(crate) struct Parts<D: BlockDevice> {
     pub(crate) cores: u16,
     pub(crate) volume: Rc<Counters>,
     pub(crate) started: Instant,
+}
+
+/// Where the bytes of a device are; the parts make up its capacity.
+fn space(d: &DeviceStats, shards: &[ShardStats]) -> Value {
+    let mut all = SpaceStats::default();
+    shards.iter().for_each(|s| all.add(&s.space));
+    let bytes = |blocks: u64| blocks * BLOCK_BYTES;
+    let (own, system) = (bytes(all.free[0]), bytes(all.free[1]));
+    json!({ "data": bytes(all.data), "namespace": bytes(all.system), "metadata": bytes(all.metadata),
+        "log": d.capacity.saturating_sub(d.zone_bytes), "reclaiming": bytes(all.waiting),
+        "free": d.user_free_bytes + own,
+        "reserve": d.free_bytes.saturating_sub(d.user_free_bytes) + system })
 }
 
 impl<D: BlockDevice> Admin<D> {
@@ -144,6 +156,7 @@ impl<D: BlockDevice> Admin<D> {
     pub(crate) async fn devices(&self) -> Value {
         let d = self.0.device.stats();
         let stats = self.0.meta.store.stats().await;
+        let space = space(&d, &stats);
         let shards = stats.into_iter().map(|s| {
             json!({ "shard": s.shard, "chunks": s.chunks, "used_blocks": s.used_blocks,
                 "free_blocks": s.free_blocks[0], "reads": s.reads[0], "writes": s.writes[0],
@@ -152,7 +165,7 @@ impl<D: BlockDevice> Admin<D> {
         });
         let volume = &self.0.volume;
         json!([{ "path": self.0.path, "capacity": d.capacity, "free_bytes": d.free_bytes,
-            "user_free_bytes": d.user_free_bytes, "metadata_repaired": d.repaired + volume.repaired.get(),
+            "user_free_bytes": d.user_free_bytes, "space": space, "metadata_repaired": d.repaired + volume.repaired.get(),
             "volume_lost": volume.lost.get(), "volume_resynced": volume.resynced.get(),
             "reserved_bytes": self.0.device.below().reserved().ok().flatten(),
             "preallocation": self.0.reservation.report(),

@@ -136,10 +136,10 @@ impl<D: BlockDevice> Work<D> {
     async fn measure(&self) {
         let d = self.device.stats();
         let shards = self.meta.store.stats().await;
-        let own: u64 = shards.iter().map(|s| s.free_blocks[0]).sum();
+        let [own, system] = [0, 1].map(|i| shards.iter().map(|s| s.space.free[i]).sum::<u64>());
         let space = Space {
             blocks: d.zone_bytes / BLOCK,
-            free: d.free_bytes / BLOCK + own,
+            free: d.free_bytes / BLOCK + own + system,
             available: d.user_free_bytes / BLOCK + own,
             block_size: BLOCK as u32,
             full: d.free_bytes < NAMESPACE_RESERVE,

@@ -107,11 +107,28 @@ fn render(r: &Value, node: &str, earlier: Earlier<'_>) -> String {
             bytes(number(d, "unflushed_bytes")),
             health(d)
         );
+        out += &format!("space       {}\n", parts(&d["space"]));
     }
     out += &clients(r);
     out += &inside(r, earlier);
     out += &errors(r);
     out + &operations(r, earlier)
+}
+
+/// Where the bytes of a device are. In the reserve are logs' and checkpoints' room to work, and what deleting needs.
+fn parts(space: &Value) -> String {
+    let names = [
+        ("data", "data"),
+        ("namespace", "namespace database"),
+        ("metadata", "maps and checkpoints"),
+        ("log", "logs"),
+        ("reclaiming", "freed but not yet reclaimed"),
+        ("reserve", "reserve"),
+        ("free", "free"),
+    ];
+    let told: Vec<String> =
+        names.iter().map(|(key, name)| format!("{} {name}", bytes(number(space, key)))).collect();
+    told.join(", ")
 }
 
 fn clients(r: &Value) -> String {
@@ -235,13 +252,17 @@ fn operations(r: &Value, earlier: Earlier<'_>) -> String {
 
 pub(crate) fn df(args: &Df) -> Result<(), Failure> {
     let target = Target::new(&args.remote)?;
-    let stat = admin::run(async { target.connect().await?.stat_fs().await })?;
+    let (stat, devices) = admin::run(async {
+        let node = target.connect().await?;
+        Ok((node.stat_fs().await?, node.ask(message::Devices {}).await?))
+    })?;
     let block = u64::from(stat.block_size.get());
     let report = json!({
         "server": target.name(), "size": stat.blocks.get() * block,
         "used": stat.blocks.get().saturating_sub(stat.free.get()) * block, "free": stat.free.get() * block,
         "available": stat.available.get() * block, "inodes": stat.files.get(),
         "inodes_used": stat.files.get().saturating_sub(stat.files_free.get()), "inodes_free": stat.files_free.get(),
+        "space": devices[0]["space"],
     });
     if args.json { print::json(&report) } else { print::out(&space(&report)) }
 }
@@ -270,7 +291,7 @@ fn space(r: &Value) -> String {
         count(number(r, "inodes_used")),
         count(number(r, "inodes_free")),
     ]);
-    table.text()
+    format!("{}\nof the device: {}\n", table.text().trim_end(), parts(&r["space"]))
 }
 
 #[cfg(test)]
@@ -311,6 +332,8 @@ mod tests {
         let text =
             space(&json!({ "server": "n1", "size": 1000 << 20, "used": 100 << 20, "available": 800 << 20 }));
         assert!(text.contains("12 %"), "{text}");
+        let text = space(&json!({ "space": { "namespace": 3 << 20, "reclaiming": 4096 } }));
+        assert!(text.contains("3.00 MiB namespace database") && text.contains("4.00 KiB freed"), "{text}");
         assert!(space(&json!({})).contains("0 %"));
     }
 }

@@ -1,8 +1,8 @@
 //! For tests: accounts for every block of a shard.
 
-use super::Shard;
+use super::{Shard, SpaceStats};
 use crate::device::BlockDevice;
-use crate::index::{BUCKETS, Key, Map};
+use crate::index::{BUCKETS, Key, Map, SYSTEM_OBJECTS};
 use crate::zones::Run;
 use std::collections::BTreeMap;
 
@@ -47,6 +47,15 @@ impl<D: BlockDevice> Shard<D> {
         }
         limbo.extend(core.freed.iter().flat_map(|f| f.run.start..f.run.start + u64::from(f.run.count)));
         assert_eq!(core.zones.limbo(), limbo.len() as u64, "blocks are busy for no reason");
+        let (space, freed) = (SpaceStats::of(&core, self.0.layout.zone_blocks), core.freed.iter());
+        let freed: u64 = freed.map(|f| u64::from(f.run.count)).sum();
+        assert_eq!(
+            space.metadata,
+            limbo.len() as u64 - freed,
+            "metadata is not what is told of it: {space:?}"
+        );
+        let system = owner.values().filter(|k| k.object >= SYSTEM_OBJECTS).count() as u64;
+        assert_eq!((space.system, space.data), (system, owner.len() as u64 - system), "{space:?}");
         for block in owner.keys().chain(&limbo) {
             assert!(
                 !core.zones.set_busy(Run { start: *block, count: 1 }),
@@ -68,6 +77,11 @@ impl<D: BlockDevice> Shard<D> {
             }));
         }
         places
+    }
+
+    /// Runs that are freed and not yet given out again, and bytes of records under way.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        (self.0.core.borrow().freed.len(), self.0.gate.inside())
     }
 
     /// Device blocks of a chunk's data, in order.

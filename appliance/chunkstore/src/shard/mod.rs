@@ -12,16 +12,20 @@ mod open;
 mod read;
 mod scrub;
 mod space;
+mod stats;
 mod write;
 
 pub use account::Accounts;
 pub use read::{ChunkStat, Extent, ReadOutcome};
 pub use scrub::{SCRUB_STEPS, ScrubOptions, ScrubReport};
+use stats::{Counters, add};
+pub use stats::{ShardStats, SpaceStats};
 pub use write::{Stamp, WriteOutcome};
 
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::flush::{Flusher, Member, Shared};
+use crate::gate::Gate;
 use crate::group::Owner;
 use crate::index::{BUCKETS, Index, Key, bucket_of};
 use crate::layout::{BLOCK_BYTES, Layout};
@@ -45,8 +49,14 @@ use std::sync::atomic::Ordering;
 const FLUSH_AT: u64 = 128 << 20;
 /// Bytes written since the last flush at which writers wait for it.
 const FLUSH_LIMIT: u64 = 2 * FLUSH_AT;
-/// Queued records at which writers wait.
-const QUEUE_LIMIT: usize = 1024;
+/// Bytes of records under way at which changes wait, as [`record_weight`] counts them. Small under test, so that it is met.
+const RECORDS_LIMIT: usize = if cfg!(test) { 16 << 10 } else { 1 << 20 };
+/// Least weight of a change: at most 1,024 are under way.
+const RECORD_LEAST: usize = 1 << 10;
+/// Most bytes that one block adds to a record: its CRC, a run of the map and a run that is freed.
+const RECORD_BLOCK: usize = 4 + 12 + 12;
+/// Runs that wait for a flush, or for reads under way, at which changes wait for it: 4 MiB of memory.
+const FREED_LIMIT: usize = if cfg!(test) { 256 } else { 1 << 17 };
 
 /// How a shard uses memory.
 #[derive(Clone, Debug)]
@@ -114,6 +124,8 @@ struct Core {
     applied: u64,
     pages: Pages,
     freed: VecDeque<Freed>,
+    /// Blocks that are freed and not yet given out again: those of `freed` and those being trimmed.
+    waiting: u64,
     /// Zones whose return is applied and waits for a flush.
     returned: VecDeque<(u64, u32, Class)>,
     /// Metadata that memory no longer refers to and the durable checkpoint may.
@@ -167,6 +179,7 @@ impl Core {
         for &run in &update.frees {
             self.zones.set_state(run, false);
             self.touch_zone(run.start);
+            self.waiting += u64::from(run.count);
             self.freed.push_back(Freed { seq, reads, run });
         }
         if let Some((id, outcome)) = &update.request {
@@ -222,25 +235,6 @@ impl Drop for Reading {
     }
 }
 
-/// Counters of a shard since it was opened.
-#[derive(Debug, Default)]
-struct Counters {
-    reads: Cell<u64>,
-    read_bytes: Cell<u64>,
-    writes: Cell<u64>,
-    write_bytes: Cell<u64>,
-    copied_bytes: Cell<u64>,
-    leaf_hits: Cell<u64>,
-    leaf_loads: Cell<u64>,
-    checkpoints: Cell<u64>,
-    checkpoint_blocks: Cell<u64>,
-    trimmed_blocks: Cell<u64>,
-}
-
-fn add(counter: &Cell<u64>, n: u64) {
-    counter.set(counter.get() + n);
-}
-
 struct Inner<D> {
     device: D,
     layout: Layout,
@@ -252,6 +246,8 @@ struct Inner<D> {
     options: ShardOptions,
     log: LogWriter<D>,
     locks: Locks,
+    /// Bounds the records under way.
+    gate: Gate,
     /// One request of a channel at a time: a repeat that overtakes its first waits for it.
     channels: Locks,
     core: RefCell<Core>,
@@ -276,45 +272,6 @@ struct Inner<D> {
     waiters: Waiters,
     zeros: Bytes,
     counters: Counters,
-}
-
-/// Figures of a shard for `status`.
-#[derive(Clone, Debug, Default)]
-pub struct ShardStats {
-    /// Its number.
-    pub shard: u16,
-    /// Chunks it has.
-    pub chunks: u64,
-    /// Blocks that chunks use.
-    pub used_blocks: u64,
-    /// Free blocks in its own zones, for user data and for the system.
-    pub free_blocks: [u64; 2],
-    /// Zones it owns.
-    pub zones: u64,
-    /// Leaves resident, and dirty.
-    pub leaves: [u64; 2],
-    /// Leaf lookups that found it resident, and loads from the device.
-    pub leaf_hits: u64,
-    /// Leaves loaded from the device.
-    pub leaf_loads: u64,
-    /// Entries of the exactly-once table.
-    pub requests: u64,
-    /// Reads, and their bytes.
-    pub reads: [u64; 2],
-    /// Changes, and the bytes of data written by them.
-    pub writes: [u64; 2],
-    /// Bytes of data that were copied because the caller's were not aligned.
-    pub copied_bytes: u64,
-    /// Log: groups and bytes written, one copy.
-    pub log: [u64; 2],
-    /// Log: blocks used and in all.
-    pub log_space: [u64; 2],
-    /// Checkpoints, and blocks written by them, both copies counted.
-    pub checkpoints: [u64; 2],
-    /// Blocks trimmed.
-    pub trimmed_blocks: u64,
-    /// Why it takes no changes, if so.
-    pub read_only: Option<String>,
 }
 
 /// A handle of an open shard; clones are cheap. All of them live on one thread.
@@ -360,35 +317,6 @@ impl<D: BlockDevice> Shard<D> {
         }
         self.reclaim();
         result
-    }
-
-    /// Figures for `status`.
-    #[must_use]
-    pub fn stats(&self) -> ShardStats {
-        let inner = &self.0;
-        let core = inner.core.borrow();
-        let c = &inner.counters;
-        let (groups, bytes) = inner.log.written();
-        let (used, all) = inner.log.space();
-        ShardStats {
-            shard: inner.number,
-            chunks: core.index.chunks(),
-            used_blocks: core.zones.used_blocks(),
-            free_blocks: [core.zones.free_blocks(Class::User), core.zones.free_blocks(Class::System)],
-            zones: core.zones.len() as u64,
-            leaves: [core.index.leaves.resident() as u64, core.index.leaves.dirty_count() as u64],
-            leaf_hits: c.leaf_hits.get(),
-            leaf_loads: c.leaf_loads.get(),
-            requests: core.requests.len() as u64,
-            reads: [c.reads.get(), c.read_bytes.get()],
-            writes: [c.writes.get(), c.write_bytes.get()],
-            copied_bytes: c.copied_bytes.get(),
-            log: [groups, bytes],
-            log_space: [used, all],
-            checkpoints: [c.checkpoints.get(), c.checkpoint_blocks.get()],
-            trimmed_blocks: c.trimmed_blocks.get(),
-            read_only: inner.read_only.borrow().clone(),
-        }
     }
 
     /// Calls `each` for every chunk, bucket by bucket, letting other work run in between. Chunks that change
@@ -533,7 +461,7 @@ impl<D: BlockDevice> Shard<D> {
         });
     }
 
-    /// Lets a change begin, or makes it wait for its turn.
+    /// Lets a change begin, or makes it wait: for a flush, for a checkpoint, for what was freed to be given out again.
     async fn admit(&self) -> Result<(), Error> {
         loop {
             self.writable()?;
@@ -542,20 +470,25 @@ impl<D: BlockDevice> Shard<D> {
                 self.flush().await?;
                 continue;
             }
+            if self.0.core.borrow().freed.len() > FREED_LIMIT {
+                self.settle().await?;
+                continue;
+            }
             let crowded = || {
                 let dirty = self.0.core.borrow().index.leaves.dirty_count() > self.leaf_limit();
-                (dirty && self.0.checkpointing.get()) || self.0.log.queued() > QUEUE_LIMIT
+                dirty && self.0.checkpointing.get() && self.0.log.failed().is_none()
             };
             if !crowded() {
                 return Ok(());
             }
-            crate::signal::join_first(
-                self.0.waiters.until(|| !crowded() || self.0.log.failed().is_some()),
-                self.0.log.progress().until(|| !crowded() || self.0.log.failed().is_some()),
-            )
-            .await;
+            self.0.waiters.until(|| !crowded()).await;
         }
     }
+}
+
+/// Bytes that the record of a change of so many blocks may take.
+fn record_weight(blocks: usize) -> usize {
+    (blocks * RECORD_BLOCK).max(RECORD_LEAST)
 }
 
 impl<D: BlockDevice> Member for Inner<D> {

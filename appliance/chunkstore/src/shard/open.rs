@@ -1,10 +1,11 @@
 //! Opening a shard: the checkpoint's pages, then the log from its anchor, cut where it is not whole.
 
-use super::{Core, Counters, Inner, Pages, Reads, Shard, ShardOptions, offset};
+use super::{Core, Counters, Inner, Pages, RECORDS_LIMIT, Reads, Shard, ShardOptions, offset};
 use crate::crc::crc32c;
 use crate::device::BlockDevice;
 use crate::error::Error;
 use crate::flush::{Flusher, Member, Mended, Shared};
+use crate::gate::Gate;
 use crate::group::Owner;
 use crate::index::{BUCKETS, Index, Key, Map};
 use crate::layout::{BLOCK, Layout};
@@ -76,6 +77,7 @@ impl<D: BlockDevice> Shard<D> {
             applied: 0,
             pages: Pages::new(),
             freed: VecDeque::new(),
+            waiting: 0,
             returned: VecDeque::new(),
             unreferred: Vec::new(),
             writing: Vec::new(),
@@ -147,6 +149,7 @@ impl<D: BlockDevice> Shard<D> {
             options,
             log,
             locks: Locks::default(),
+            gate: Gate::new(RECORDS_LIMIT),
             channels: Locks::default(),
             core: RefCell::new(core),
             reads: Rc::new(Reads::default()),

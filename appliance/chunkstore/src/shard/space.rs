@@ -62,7 +62,7 @@ impl<D: BlockDevice> Shard<D> {
 
     /// Waits until everything freed by what was submitted by now can be used again: complete, flushed, read to the end,
     /// trimmed.
-    async fn settle(&self) -> Result<(), Error> {
+    pub(super) async fn settle(&self) -> Result<(), Error> {
         let log = &self.0.log;
         let last = log.submitted();
         log.progress().until(|| log.applied().next > last || log.failed().is_some()).await;
@@ -124,8 +124,14 @@ impl<D: BlockDevice> Shard<D> {
         if self.0.device.wants_trim() {
             self.trim(free);
         } else {
-            self.release(&free);
+            self.reuse(&free);
         }
+    }
+
+    /// Gives blocks out again that records had freed.
+    fn reuse(&self, runs: &[Run]) {
+        self.0.core.borrow_mut().waiting -= runs.iter().map(|r| u64::from(r.count)).sum::<u64>();
+        self.release(runs);
     }
 
     /// Gives blocks out again; zones that this empties go back to the pool.
@@ -176,7 +182,7 @@ impl<D: BlockDevice> Shard<D> {
         }
         merged.retain(|r| r.count >= TRIM_BLOCKS);
         if merged.is_empty() {
-            return self.release(&runs);
+            return self.reuse(&runs);
         }
         let this = self.clone();
         self.0.trimming.set(self.0.trimming.get() + 1);
@@ -187,7 +193,7 @@ impl<D: BlockDevice> Shard<D> {
                     add(&this.0.counters.trimmed_blocks, u64::from(run.count));
                 }
             }
-            this.release(&runs);
+            this.reuse(&runs);
             this.0.trimming.set(this.0.trimming.get() - 1);
             this.0.waiters.wake_all();
         }));

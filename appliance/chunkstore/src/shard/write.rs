@@ -2,10 +2,11 @@
 
 mod place;
 
-use super::{Shard, add, offset};
+use super::{Shard, add, offset, record_weight};
 use crate::crc::crc32c;
 use crate::device::BlockDevice;
 use crate::error::Error;
+use crate::gate::Pass;
 use crate::index::Key;
 use crate::layout::BLOCK;
 use crate::leaf::UNWRITTEN;
@@ -97,10 +98,11 @@ enum Reserve {
     Yes,
 }
 
-/// Locks of a change; they go with its record.
+/// Locks of a change, and its share of the records under way; they go with its record.
 struct Held {
     chunk: Guard,
     _channel: Option<Guard>,
+    _pass: Option<Pass>,
 }
 
 /// Consecutive blocks of a change.
@@ -332,15 +334,18 @@ impl<D: BlockDevice> Shard<D> {
         };
         let repeated = self.repeated(stamp)?;
         loop {
-            self.admit().await?;
             // Creating takes the whole chunk: only one of two writes may say that it created it.
             let alone = self.stat(key).is_none() || range.is_empty();
             let chunk = self.0.locks.lock(key, if alone { WHOLE } else { range.clone() }).await;
             if !alone && self.stat(key).is_none() {
                 continue;
             }
-            let held = Held { chunk, _channel: channel };
+            let mut held = Held { chunk, _channel: channel, _pass: None };
             if repeated.is_none() {
+                // With the lock: a crowd that waits for one chunk is let in one by one. What is waited for here needs none.
+                let blocks = (self.0.layout.chunk_size / BLOCK32).min(range.len() as u32);
+                held._pass = Some(self.0.gate.enter(record_weight(blocks as usize)).await);
+                self.admit().await?;
                 self.writable()?;
                 self.load_leaf(key).await?;
             }

@@ -1,5 +1,6 @@
 //! Bugs that were found once: each test opens with what went wrong.
 
+mod bounds;
 mod open;
 mod order;
 mod space;

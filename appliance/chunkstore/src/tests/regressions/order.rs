@@ -181,7 +181,7 @@ fn a_wait_keeps_one_waker() {
         for _ in 0..100 {
             let (never, ticks) = (never.clone(), ticks.clone());
             (ex.spawner())(Box::pin(async move {
-                crate::signal::join_first(never.until(|| false), ticks.until(|| false)).await;
+                crate::signal::join(never.until(|| false), ticks.until(|| false)).await;
             }));
         }
         for _ in 0..1000 {
