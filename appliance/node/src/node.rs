@@ -43,7 +43,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 const MAX_CORES: usize = 16;
 
 /// How long a device may stay locked by a process that was killed.
-const LET_GO: Duration = Duration::from_secs(2);
+const LET_GO: Duration = Duration::from_secs(5);
 
 /// What a running node is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,8 @@ fn a_full_device_refuses_writes_only_and_space_comes_back() {
         store.tighten(20);
         let shard = &store.shards[0];
         let full = fill(shard, 0).await;
-        assert!(full >= 20 * 4, "only {full} chunks fit");
+        // One of the zones may have gone to a checkpoint.
+        assert!(full >= 19 * 4, "only {full} chunks fit");
         // All else works: truncation within a block, holes, the system's own data, checkpoints, deletion.
         shard.truncate(key(0), 5000, &Stamp::at(1)).await.expect("truncate on a full device");
         shard.punch(key(1), 100, 9000, &Stamp::at(1)).await.expect("punch on a full device");
