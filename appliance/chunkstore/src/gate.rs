@@ -152,7 +152,11 @@ mod tests {
             }
             yield_now().await;
             let mut given_up = Box::pin(gate.enter(1));
-            poll_fn(|cx| Poll::Ready(assert!(given_up.as_mut().poll(cx).is_pending()))).await;
+            poll_fn(|cx| {
+                assert!(given_up.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
             drop(given_up);
             drop(pass);
             while ended.get() < 100 {
