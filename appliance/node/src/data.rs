@@ -12,6 +12,7 @@ mod seek;
 use crate::admission::Inside;
 use crate::meta::{Meta, lazy_status, split, wall};
 use crate::naming::Naming;
+use crate::room::with_room;
 use crate::store::StoreError;
 use chunkstore::{BlockDevice, Class, Stamp, WriteOutcome};
 use hugepages::{Buf, Bytes};
@@ -280,7 +281,9 @@ impl<D: BlockDevice> Data<D> {
         let mark = self.mark(piece.ino, piece.object).await?;
         // A start finds what a shard has of a file only where the file is marked.
         self.durable(mark).await?;
-        let outcome = self.meta().store.write(key, offset, data, stamp).await;
+        let store = &self.meta().store;
+        let write = async || store.write(key, offset, data.clone(), stamp).await;
+        let outcome = with_room(self.meta(), write).await;
         let outcome = outcome.map_err(|e| self.bad(piece.ino, key, &e))?;
         let (attr, seq) = self.wrote(piece, &outcome).await?;
         Ok((attr, seq.max(mark)))
@@ -454,11 +457,12 @@ impl<D: BlockDevice> Data<D> {
             let min_length = if grown > 0 { offset + len as u32 } else { 0 };
             let stamp = Stamp { min_length, ..stamp(None) };
             let store = &self.meta().store;
-            let outcome = match r.mode & !KEEP_SIZE {
+            let change = async || match r.mode & !KEEP_SIZE {
                 PUNCH_HOLE => store.punch(key, offset, len as u32, stamp).await,
                 ZERO_RANGE => store.zero(key, offset, len as u32, stamp).await,
                 _ => store.preallocate(key, offset, len as u32, stamp).await,
             };
+            let outcome = with_room(self.meta(), change).await;
             let outcome = outcome.map_err(|e| self.bad(r.ino, key, &e))?;
             let piece = Piece { ino: r.ino, object, index, end: grown, kill: false };
             let (new, dep) = self.wrote(&piece, &outcome).await?;

@@ -12,7 +12,10 @@ use namespace::Space;
 use namespace::machine::Event;
 use reactor::JoinHandle;
 use reactor::sync::Event as Flag;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use transport::Server;
 use wire::Ino;
@@ -20,6 +23,8 @@ use wire::message::Role;
 
 /// How often the machine is told the time: leases and sessions expire no more exactly than this.
 const TICK: Duration = Duration::from_millis(100);
+/// Longest that a flush waits for the free list, where somebody waits for space.
+const FREEING: Duration = Duration::from_secs(3);
 /// Bytes of a block, for statfs.
 const BLOCK: u64 = chunkstore::BLOCK_BYTES;
 /// Bytes that the namespace volume keeps: below this nothing that makes rows is taken.
@@ -82,6 +87,17 @@ impl<D: BlockDevice> Work<D> {
         !self.stop.is_set()
     }
 
+    /// As [`Work::pause`], but no longer than until somebody wants space.
+    async fn pause_or_asked(&self, time: Duration) -> bool {
+        let (mut stop, mut asked) = (pin!(self.stop.wait()), pin!(self.meta.room.asked()));
+        let either = poll_fn(|cx| match (stop.as_mut().poll(cx), asked.as_mut().poll(cx)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        });
+        let _ = reactor::timeout(time, either).await;
+        !self.stop.is_set()
+    }
+
     async fn tick(&self) {
         while self.pause(TICK).await {
             // A connection that stands is a sign of life; transport closes those that are silent.
@@ -96,14 +112,24 @@ impl<D: BlockDevice> Work<D> {
 
     async fn flush(&self, every: Duration) {
         self.measure().await;
-        while self.pause(every).await {
+        while self.pause_or_asked(every).await {
+            let wanted = self.meta.room.begin();
+            self.once_unless_failed().await;
+            if wanted {
+                // What the flush lets go is deleted, and usable after another.
+                let _ = reactor::timeout(FREEING, self.freeing.idle()).await;
+                self.once_unless_failed().await;
+            }
             self.measure().await;
-            if self.meta.failed().is_some() {
-                continue;
-            }
-            if let Err(e) = self.once().await {
-                tracing::error!(error = e, "the periodic flush failed");
-            }
+            self.meta.room.end();
+        }
+    }
+
+    async fn once_unless_failed(&self) {
+        if self.meta.failed().is_none()
+            && let Err(e) = self.once().await
+        {
+            tracing::error!(error = e, "the periodic flush failed");
         }
     }
 

@@ -68,6 +68,8 @@ struct Inner<D: BlockDevice> {
     /// Rung after a flush.
     wake: Notify,
     woken: Cell<bool>,
+    passing: Cell<bool>,
+    rest: Notify,
     /// Entries whose chunks are deleted, which a power cut may bring back.
     deleted: RefCell<Vec<u64>>,
     /// Those of which it can't.
@@ -93,6 +95,8 @@ impl<D: BlockDevice> Freeing<D> {
             stop,
             wake: Notify::new(),
             woken: Cell::new(false),
+            passing: Cell::new(false),
+            rest: Notify::new(),
             deleted: RefCell::default(),
             gone: RefCell::default(),
             taken: RefCell::default(),
@@ -120,11 +124,25 @@ impl<D: BlockDevice> Freeing<D> {
                 self.0.wake.notified().await;
             }
             if self.0.stop.is_set() {
-                return;
+                return self.0.rest.notify_all();
             }
+            self.0.passing.set(true);
             if let Err(e) = self.pass().await {
                 tracing::error!(error = e, "the free list can't be worked off");
             }
+            self.0.passing.set(false);
+            self.0.rest.notify_all();
+        }
+    }
+
+    /// Waits until what a flush has let go is worked off.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let rest = self.0.rest.notified();
+            if self.0.stop.is_set() || !(self.0.woken.get() || self.0.passing.get()) {
+                return;
+            }
+            rest.await;
         }
     }
 

@@ -22,6 +22,7 @@ mod naming;
 mod node;
 mod recovery;
 mod reserve;
+mod room;
 mod scrub;
 mod server;
 #[cfg(feature = "sim")]

@@ -6,6 +6,7 @@
 use crate::admission::Door;
 use crate::applying::Applying;
 use crate::freeing::{DELETES, FreeStats};
+use crate::room::Room;
 use crate::store::Store;
 use chunkstore::{BlockDevice, Log};
 use namespace::dirty::LazyError;
@@ -74,6 +75,7 @@ pub(crate) struct Inner<D> {
     pub(crate) deletes: Semaphore,
     pub(crate) relief: Notify,
     pub(crate) door: Rc<Door>,
+    pub(crate) room: Room,
 }
 
 /// See the module; clones are cheap.
@@ -139,6 +141,7 @@ impl<D: BlockDevice> Meta<D> {
             deletes: Semaphore::new(DELETES),
             relief: Notify::new(),
             door,
+            room: Room::default(),
         }))
     }
 
