@@ -23,8 +23,11 @@ macro_rules! batches {
 }
 
 batches! {
-    seeds_2_to_8_lose_nothing: 2..9;
-    seeds_9_to_14_lose_nothing: 9..15;
+    seeds_1_to_10_lose_nothing: 1..11;
+    seeds_11_to_20_lose_nothing: 11..21;
+    seeds_21_to_30_lose_nothing: 21..31;
+    seeds_31_to_40_lose_nothing: 31..41;
+    seeds_41_to_50_lose_nothing: 41..51;
 }
 
 #[test]
