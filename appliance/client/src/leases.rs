@@ -249,10 +249,13 @@ impl Table {
         r.attr
     }
     /// Attributes from a reply, to be kept if they are sure; tells whether they are. An older reply never replaces a
-    /// newer one.
+    /// newer one; a newer one that is not sure itself still tells that what is kept is outdated.
     pub(crate) fn store(&mut self, attr: &Attr, since: Since, cover: Cover) -> bool {
         let Some(r) = self.records.get_mut(&attr.ino()) else { return false };
         if cover == LeaseMode::None || r.cover() == LeaseMode::None || r.dropped > since.stamp {
+            if r.attr.is_some_and(|old| old.change.get() < attr.change.get()) {
+                self.forget_attr(attr.ino());
+            }
             return false;
         }
         if r.attr.is_some_and(|old| old.change.get() > attr.change.get()) {
@@ -454,6 +457,8 @@ impl Table {
             let cached = r.held != LeaseMode::None || r.kernel_attrs || r.kernel_data;
             let grant = accepted.get(&ino);
             (r.void, r.kept) = (0, LeaseMode::None);
+            // A power loss may have taken changes that were told but not flushed: the server counts them anew.
+            r.attr = None;
             r.serial = grant.map_or(0, |g| g.serial.get());
             if let Some(p) = &mut r.recall {
                 p.serial = r.serial;

@@ -224,3 +224,22 @@ fn a_restarted_server_counts_anew() {
     assert_eq!(t.lose_all(), [INO]);
     assert_eq!(t.cover(INO), LeaseMode::None);
 }
+
+/// A truncation whose answer came after a restart once left the old size under the lease that was taken back.
+#[test]
+fn an_answer_that_is_not_sure_still_takes_out_what_is_older() {
+    let mut t = table();
+    let since = t.since(INO);
+    let cover = t.settle(INO, since, &grant(LeaseMode::Shared, 5));
+    assert!(t.store(&attr(1), since, cover));
+    let changing = t.since(INO);
+    assert!(t.reclaimed(&[grant(LeaseMode::Shared, 3)]).is_empty());
+    assert!(t.attr(INO).is_none(), "a power loss may have taken it back");
+    // Asked in the new life, and executed before the change.
+    let since = t.since(INO);
+    assert!(t.store(&attr(1), since, t.cover(INO)));
+    let cover = t.settle(INO, changing, &grant(LeaseMode::Shared, 6));
+    assert!(!t.store(&attr(2), changing, cover));
+    assert!(t.attr(INO).is_none());
+    assert!(!t.store(&attr(1), since, t.cover(INO)), "it was executed before the change");
+}

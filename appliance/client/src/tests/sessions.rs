@@ -75,14 +75,36 @@ fn a_restarted_server_is_told_everything() {
         assert_eq!(model.log.last(), Some(&Opcode::ReclaimDone));
     }
     assert_eq!((client.stats().leases, client.stats().reclaims), (1, 1));
-    // What was taken back is still cached; what was lost is asked for.
+    // Attributes are asked for once more: a power loss may have taken changes back.
+    fake.run(client.getattr(&ctx, Ino(5))).expect("asked");
     fake.run(client.getattr(&ctx, Ino(5))).expect("cached");
     fake.run(client.getattr(&ctx, Ino(6))).expect("asked");
-    assert_eq!(fake.model.borrow().count(Opcode::GetAttr), 2);
+    assert_eq!(fake.model.borrow().count(Opcode::GetAttr), 3);
     // Recalls name the serials of the restarted server.
     fake.notify(wire::message::Recall { ino: Ino(5), serial: 7, keep: wire::LeaseMode::None });
     fake.settle();
     assert_eq!(fake.model.borrow().returned.last().map(|r| (r.ino, r.serial)), Some((Ino(5), 7)));
+}
+
+/// The size from before the write was once shown for as long as the lease was held.
+#[test]
+fn a_change_that_a_restart_fell_into_is_seen() {
+    let (fake, client, h) = opened(b"abc", true);
+    let ctx = Ctx::default();
+    let size = |client: &crate::Client| fake.run(client.getattr(&ctx, Ino(5))).expect("attr").attr.size.get();
+    assert_eq!(size(&client), 3);
+    fake.model.borrow_mut().lose.insert(Opcode::ChunkWrite);
+    let writer = client.clone();
+    let written = spawn(&fake, async move {
+        let data = Bytes::from_static(b"xyzuv");
+        writer.write(&Ctx::default(), Ino(5), h, 0, data, WriteFlags::default()).await.map(|w| w.len)
+    });
+    fake.model.borrow_mut().phases.push_back(Ok(SessionPhase::Reclaim));
+    fake.cut();
+    fake.settle();
+    assert_eq!(written.take(), Some(Ok(5)));
+    assert_eq!(size(&client), 5);
+    assert!(client.stats().leases > 0);
 }
 
 #[test]
