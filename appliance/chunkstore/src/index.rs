@@ -19,7 +19,7 @@ pub const SYSTEM_OBJECTS: u64 = u64::MAX - 15;
 pub(crate) const ABSENT: u32 = u32::MAX;
 
 /// Names a chunk: an object and the chunk's number in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The object, never reused.
     pub object: u64,

@@ -50,7 +50,7 @@ pub use pool::{Class, GROW_LIMIT};
 pub use requests::{OUTCOME, RequestId};
 pub use shard::{
     Accounts, ChunkStat, Extent, ReadOutcome, SCRUB_STEPS, ScrubOptions, ScrubReport, Shard, ShardOptions,
-    ShardStats, SpaceStats, Stamp, WriteOutcome,
+    ShardStats, SpaceStats, Stamp, WriteOutcome, Written,
 };
 pub use signal::{Spawner, Task};
 pub use store::{Device, DeviceStats, FormatOptions, format, inspect};

@@ -65,6 +65,14 @@ impl Requests {
         })
     }
 
+    /// Everyone who has a slot here, each once.
+    pub(crate) fn clients(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.pages.iter().flat_map(FxHashMap::keys).map(|(c, _)| *c).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.pages.iter().map(FxHashMap::len).sum()
     }

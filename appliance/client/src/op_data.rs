@@ -379,9 +379,12 @@ impl Core {
             let n = part.len();
             match self.append_part(ctx, &open, part, flags, &guards).await {
                 // A part that does not follow the last one: somebody else was in between.
-                Ok(offset) if begin.is_none_or(|b| b + done as u64 == offset) => {
+                Ok((offset, written)) if begin.is_none_or(|b| b + done as u64 == offset) => {
                     begin = begin.or(Some(offset));
-                    done += n;
+                    done += n.min(written);
+                    if written == 0 {
+                        break;
+                    }
                 }
                 Ok(_) | Err(_) if done > 0 => break,
                 Ok(_) => break,
@@ -404,7 +407,7 @@ impl Core {
         part: Bytes,
         flags: WriteFlags,
         guards: &Guards,
-    ) -> Result<u64> {
+    ) -> Result<(u64, usize)> {
         let since = self.table.borrow().since(open.ino);
         let mut out = Outgoing::new(message::Append { ino: open.ino, flags: wire_write_flags(flags) });
         out.payload = Some(part);
@@ -423,7 +426,7 @@ impl Core {
         let appended = self.decode::<message::Append>(&reply)?;
         open.object.set(appended.attr.object());
         self.wrote(open, since, &appended.attr, &appended.grant, guards.pass.as_ref());
-        Ok(appended.offset)
+        Ok((appended.offset, appended.len as usize))
     }
 
     pub(crate) async fn fallocate(

@@ -3,13 +3,13 @@
 //! Owns size, times, blocks and chunk map of files being written. A mark in the log says which inodes may be newer than
 //! their rows; after a crash these are rebuilt from what the shards hold. Must not touch data.
 //!
-//! Invariant: a write is acknowledged only when the mark of its inode is on the device; a mark is cleared only when the
-//! inode's row is logged and the data that it speaks of is flushed.
+//! Invariant: a shard writes only when the mark of the inode is on the device; a mark is cleared only when no write is under
+//! way, the inode's row is logged and the data that it speaks of is flushed. So a start finds every write that a shard has.
 
 use crate::exec;
 use crate::kv::{Key, KeyRange, Table};
 use crate::layout::{self, INLINE_CHUNKS, InodeRow, PAGE_BYTES, PAGE_CHUNKS, Page};
-use crate::limits::{BATCH_BYTES, FILE_MAX, LAZY_ROWS_MAX};
+use crate::limits::{BATCH_BYTES, FILE_MAX, LAZY_ROWS_MAX, LOST_CHANGES};
 use crate::ns::Namespace;
 use crate::op::{OpCtx, Reply};
 use crate::record::{Record, Seq};
@@ -133,21 +133,27 @@ impl Namespace {
     }
 
     /// Before a write of data: is the object still the file's, and is the inode marked? The shard writes only once the record,
-    /// if any, is on the device: a chunk of an unmarked inode would not be found after a crash.
+    /// if any, is on the device: a chunk of an unmarked inode would not be found after a crash. The mark stays at least until
+    /// [`Namespace::write_ended`], which must follow a success in any case.
     pub fn prepare_write(&mut self, ino: Ino, object: ObjectId) -> Result<Updated, LazyError> {
         if !self.damage().is_empty() {
             return Err(LazyError::Errno(Errno::EROFS));
         }
         let (row, seq) = self.data_row(ino, object)?;
         let record = (!self.is_marked(ino)).then(|| self.log(vec![(Key::dirty(ino), Some(Box::default()))]));
-        self.stamp += 1;
-        let mut depends_on = seq;
-        if let Some(lazy) = self.view.lazy.get_mut(&ino) {
-            // The write that is coming keeps the mark from being cleared before it.
-            lazy.stamp = self.stamp;
-            depends_on = depends_on.max(lazy.mark);
+        *self.writing.entry(ino).or_default() += 1;
+        let mark = self.view.lazy.get(&ino).map_or(0, |l| l.mark);
+        Ok(Updated { attr: row.attr(ino), record, depends_on: seq.max(mark) })
+    }
+
+    /// A write that was prepared is told of, or failed.
+    pub fn write_ended(&mut self, ino: Ino) {
+        if let Some(n) = self.writing.get_mut(&ino) {
+            *n -= 1;
+            if *n == 0 {
+                self.writing.remove(&ino);
+            }
         }
-        Ok(Updated { attr: row.attr(ino), record, depends_on })
     }
 
     /// A shard has completed a write (or a punch or zeroing, with `end` 0).
@@ -239,13 +245,36 @@ impl Namespace {
         }
     }
 
-    /// A change of space alone: blocks that a truncation or a scrub gave back.
-    pub fn add_blocks(&mut self, ino: Ino, object: ObjectId, delta: i64) -> Result<(), LazyError> {
+    /// A change of space alone: blocks that a truncation or a scrub gave back. The record, if any, is a mark.
+    pub fn add_blocks(
+        &mut self,
+        ino: Ino,
+        object: ObjectId,
+        delta: i64,
+    ) -> Result<Option<Record>, LazyError> {
+        if delta == 0 {
+            return Ok(None);
+        }
         let (mut row, _) = self.data_row(ino, object)?;
         row.blocks = row.blocks.get().saturating_add_signed(delta).into();
+        let record = (!self.is_marked(ino)).then(|| self.log(vec![(Key::dirty(ino), Some(Box::default()))]));
         self.stamp += 1;
         self.view.set_lazy(ino, Key::inode(ino), row.as_bytes().into(), self.stamp);
-        Ok(())
+        Ok(record)
+    }
+
+    /// A write that was carried out before a restart is repeated: privileges that it took away may have come back.
+    pub fn drop_privileges(&mut self, ino: Ino, time: Timestamp) -> Result<Option<Record>, LazyError> {
+        let done = self.transact(&OpCtx::plain(ClientId(0), time), |t| {
+            let Some(mut row) = t.try_inode(ino)?.filter(InodeRow::is_file) else { return Ok(Reply::Done) };
+            if exec::kill_suidgid(&mut row) || row.has(InodeRow::FLAG_CAPS) {
+                exec::drop_caps(t, ino, &mut row)?;
+                row.changed(time);
+                t.put_inode(ino, &row);
+            }
+            Ok(Reply::Done)
+        })?;
+        Ok(done.record)
     }
 
     /// A file or directory was read: moves the access time by the rule of relatime, in memory. True where it moved.
@@ -271,7 +300,7 @@ impl Namespace {
         (!writes.is_empty()).then(|| self.log(writes))
     }
 
-    fn lazy_rows(&self, ino: Ino) -> Writes {
+    pub(crate) fn lazy_rows(&self, ino: Ino) -> Writes {
         let Some(lazy) = self.view.lazy.get(&ino) else { return Writes::new() };
         lazy.keys.iter().filter_map(|k| Some((k.clone(), Some(self.view.lazy_value(k)?.into())))).collect()
     }
@@ -304,12 +333,13 @@ impl Namespace {
         self.stamp
     }
 
-    /// After a flush of data and log: clears the marks of inodes whose last lazy update is not newer than `stamp` and
-    /// stands in the log. Inodes that are open for writing may be kept marked by not calling this too often.
+    /// After a flush of data and log: clears the marks of inodes to which no write is under way and whose last lazy update
+    /// is not newer than `stamp` and stands in the log.
     pub fn clear_marks(&mut self, stamp: u64) -> Vec<Record> {
-        let settled = |l: &crate::view::Lazy| l.mark != 0 && l.keys.is_empty() && l.stamp <= stamp;
-        let keys: Vec<Key> =
-            self.view.lazy.iter().filter(|(_, l)| settled(l)).map(|(i, _)| Key::dirty(*i)).collect();
+        let settled = |(ino, l): &(&Ino, &crate::view::Lazy)| {
+            l.mark != 0 && l.keys.is_empty() && l.stamp <= stamp && !self.writing.contains_key(ino)
+        };
+        let keys: Vec<Key> = self.view.lazy.iter().filter(settled).map(|(i, _)| Key::dirty(*i)).collect();
         let batches = keys.chunks(1024);
         batches.map(|b| self.log(b.iter().map(|k| (k.clone(), None)).collect())).collect()
     }
@@ -367,6 +397,8 @@ impl Namespace {
         if last > row.ctime {
             row.modified(last);
         }
+        // What memory counted is not known, and clients tell old answers from new ones by it.
+        row.change = row.change.get().saturating_add(LOST_CHANGES).into();
         row.blocks = blocks.into();
         row.chunks = inline.into();
         row.map_pages = pages.keys().next_back().map_or(0, |n| n + 1).into();

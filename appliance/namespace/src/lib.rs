@@ -20,14 +20,15 @@
 //! * `Namespace::open(boot, cache)` after [`applier`] opened the database, then `replay(record)` for each record of the log
 //!   after `boot.applied`, then `start()`, whose record begins the new boot epoch.
 //! * `applied(seq)` when the applier reports it. `pressure()` says when to stop taking changes until it does.
-//! * Data: `prepare_write(ino, object)` before or beside the shard's write (its record must be on the device before the write
-//!   is acknowledged), `wrote(..)` after it, `accessed(..)` after reads, `commit_dirty(ino)` at fsync and last close,
-//!   `commit_all_dirty()` each second, then a flush, then `clear_marks(stamp from before the flush)`.
+//! * Data: `prepare_write(ino, object)` before the shard's write (its record must be on the device before that begins),
+//!   `wrote(..)` after it and `write_ended(ino)` in any case, `accessed(..)` after reads, `commit_dirty(ino)` at fsync and last
+//!   close, `commit_all_dirty()` each second, then a flush, then `clear_marks(stamp from before the flush)`.
 //! * After a crash: `pending_cuts()` (cut as `free_chunks` says, `freed`), then `dirty_inodes()` and `rebuild(..)`; after the
 //!   grace window `orphans()` and `reap_orphan(..)`.
 //! * Free list: after each device flush up to record `s`, `free_work(s, ..)`, delete what `free_chunks(entry, ..)` names,
 //!   `freed(entry)` until it gives no record.
 //! * Exactly once: `replayed(request)` before executing anything that has a slot; if new, `stale_open(request)` and close it.
+//!   The answer of a data operation is kept by the shard; that of one on many chunks by `answered(..)`.
 
 pub mod acl;
 pub mod applier;
@@ -43,6 +44,7 @@ pub mod limits;
 pub mod locks;
 pub mod machine;
 mod ns;
+mod once;
 pub mod op;
 mod opens;
 pub mod paths;
@@ -55,7 +57,8 @@ pub mod view;
 pub use dirty::{ChunkFact, LazyError, Rebuilt, Updated, Wrote};
 pub use exec::{Space, Touched};
 pub use free::FreeChunks;
-pub use ns::{Boot, Executed, Namespace, OpenError, Pressure, Replayed, Stats, mkfs};
+pub use ns::{Boot, Executed, Namespace, OpenError, Pressure, Stats, mkfs};
+pub use once::Replayed;
 pub use op::{Access, Create, DirEntry, Effect, Op, OpCtx, Outcome, Reply};
 pub use record::{Record, Seq};
 pub use view::{CacheConfig, Fetched, FetchedRange, Miss, RangeMiss};

@@ -36,6 +36,9 @@ pub const RECORD_ROWS_MAX: usize = 4096;
 pub const BATCH_BYTES: usize = 48 << 10;
 /// Lazily changed rows of one inode; beyond, they are logged at once.
 pub const LAZY_ROWS_MAX: usize = 64;
+/// Added to the change counter of an inode that is rebuilt: more than memory ever counts between two records, so that no
+/// number is told twice.
+pub const LOST_CHANGES: u64 = 1 << 32;
 /// Entries of a directory that are fetched all at once with the first name asked for.
 pub const PREFETCH_DIR: u64 = 512;
 /// Numbers reserved at a time: a crash loses at most so many of 2^64.

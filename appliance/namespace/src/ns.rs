@@ -5,8 +5,9 @@
 
 use crate::exec::{self, Space, Touched};
 use crate::kv::{Counter, Key, Table};
-use crate::layout::{self, BadRow, LAYOUT, ReplayRow};
+use crate::layout::{self, BadRow, LAYOUT};
 use crate::limits::{self, FIRST_INO};
+use crate::once::{self, SlotState, opened_by};
 use crate::op::{Effect, Op, OpCtx, Outcome, Reply};
 use crate::opens::Opens;
 use crate::record::{Record, Seq};
@@ -15,7 +16,7 @@ use crate::txn::{Numbers, Res, Span, Stop, Txn, Writes};
 use crate::view::{CacheConfig, Fetched, Miss, View};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
-use wire::{ClientId, Errno, Ino, RequestId, Slot, Timestamp};
+use wire::{ClientId, Errno, Ino, Slot, Timestamp};
 use zerocopy::IntoBytes;
 
 /// What the database held when it was opened: the last record applied and the rows that are always in memory.
@@ -66,32 +67,6 @@ pub struct Executed {
     pub effects: SmallVec<[Effect; 2]>,
 }
 
-/// What the namespace knows of a request's slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replayed {
-    /// Not seen: execute it.
-    New,
-    /// Executed before: this was the answer. Send it when everything up to `depends_on` is on the device.
-    Repeat {
-        /// The answer.
-        outcome: Box<Outcome>,
-        /// As [`Executed::depends_on`].
-        depends_on: Seq,
-    },
-    /// Older than the slot's last: a stray.
-    Bad,
-}
-
-#[derive(Clone, Debug)]
-struct SlotState {
-    sequence: u64,
-    /// `None`: the reply is kept elsewhere (data operations).
-    outcome: Option<Outcome>,
-    depends_on: Seq,
-    /// A row stands for it.
-    logged: bool,
-}
-
 /// How far the applier is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pressure {
@@ -107,7 +82,9 @@ pub struct Namespace {
     pub(crate) view: View,
     pub(crate) numbers: Numbers,
     pub(crate) opens: Opens,
-    slots: BTreeMap<(ClientId, Slot), SlotState>,
+    pub(crate) slots: BTreeMap<(ClientId, Slot), SlotState>,
+    /// Writes of data under way.
+    pub(crate) writing: BTreeMap<Ino, u32>,
     sessions: BTreeMap<ClientId, Box<[u8]>>,
     uuid: [u8; 16],
     boot: u64,
@@ -124,6 +101,7 @@ impl Namespace {
             numbers: Numbers::default(),
             opens: Opens::default(),
             slots: BTreeMap::new(),
+            writing: BTreeMap::new(),
             sessions: BTreeMap::new(),
             uuid: [0; 16],
             boot: 0,
@@ -285,12 +263,8 @@ impl Namespace {
         if writes.is_empty() {
             return None;
         }
-        let RequestId { client, slot, sequence } = ctx.request;
-        if slot != Slot::IDEMPOTENT {
-            let head = ReplayRow { layout: LAYOUT.into(), zero: [0; 6], sequence: sequence.into() };
-            let mut value = head.as_bytes().to_vec();
-            reply::encode(reply, &mut value);
-            writes.push((Key::replay(client, slot), Some(value.into())));
+        if ctx.request.slot != Slot::IDEMPOTENT {
+            writes.push(once::row(ctx.request, reply));
         }
         Some(self.log(writes))
     }
@@ -301,66 +275,6 @@ impl Namespace {
         let record = Record::encode(seq, writes.iter().map(|(k, v)| (k, v.as_deref())));
         self.view.commit(seq, writes);
         record
-    }
-
-    pub(crate) fn remember(&mut self, ctx: &OpCtx, outcome: &Outcome, depends_on: Seq, logged: bool) {
-        let RequestId { client, slot, sequence } = ctx.request;
-        if slot == Slot::IDEMPOTENT {
-            return;
-        }
-        let at = (client, slot);
-        // A row of an older sequence still has to be deleted when the session ends.
-        let logged = logged || self.slots.get(&at).is_some_and(|s| s.logged);
-        self.slots.insert(at, SlotState { sequence, outcome: Some(outcome.clone()), depends_on, logged });
-    }
-
-    /// Was this request executed before? A new one on the slot acknowledges the reply to the last.
-    pub fn replayed(&mut self, request: RequestId) -> Replayed {
-        let at = (request.client, request.slot);
-        if request.slot == Slot::IDEMPOTENT {
-            return Replayed::New;
-        }
-        let Some(state) = self.slots.get(&at) else { return Replayed::New };
-        if request.sequence < state.sequence {
-            return Replayed::Bad;
-        }
-        if request.sequence == state.sequence {
-            let depends_on = state.depends_on;
-            return match &state.outcome {
-                Some(outcome) => {
-                    if let Some((handle, ino)) = opened_by(outcome) {
-                        // The client learns of the handle only now.
-                        self.opens.add(
-                            request.client,
-                            handle,
-                            ino,
-                            self.opens.get(request.client, handle).map_or(0, |o| o.1),
-                        );
-                    }
-                    let outcome =
-                        self.slots.get(&at).and_then(|s| s.outcome.clone()).unwrap_or(Err(Errno::EIO));
-                    Replayed::Repeat { outcome: Box::new(outcome), depends_on }
-                }
-                None => Replayed::New,
-            };
-        }
-        Replayed::New
-    }
-
-    /// A data operation uses the slot now; its reply is kept with the data. Also acknowledges what was there.
-    pub fn slot_used(&mut self, request: RequestId) {
-        if request.slot == Slot::IDEMPOTENT {
-            return;
-        }
-        let logged = self.slots.get(&(request.client, request.slot)).is_some_and(|s| s.logged);
-        let state = SlotState { sequence: request.sequence, outcome: None, depends_on: 0, logged };
-        self.slots.insert((request.client, request.slot), state);
-    }
-
-    /// Handle known only from the stored reply of a slot that is used again: the client never took it. To be closed.
-    pub fn stale_open(&mut self, request: RequestId) -> Option<(Ino, u64)> {
-        let handle = self.opens.take_tentative(request.client, request.slot)?;
-        self.opens.get(request.client, handle).map(|(ino, _)| (ino, handle))
     }
 
     /// Stores a session, so that a restart knows whom to wait for. The bytes are the caller's.
@@ -556,16 +470,6 @@ pub struct Stats {
     pub cache_bytes: usize,
     /// How far the applier is behind.
     pub pressure: Pressure,
-}
-
-/// Handle and inode that an answer gave out.
-fn opened_by(outcome: &Outcome) -> Option<(u64, Ino)> {
-    match outcome {
-        Ok(Reply::Created { attr, handle: Some(h), .. }) | Ok(Reply::Opened { attr, handle: h }) => {
-            Some((*h, attr.ino()))
-        }
-        _ => None,
-    }
 }
 
 /// The records that make an empty file system: a superblock, counters and the root directory.

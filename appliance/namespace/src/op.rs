@@ -267,6 +267,8 @@ pub enum Reply {
         /// Nothing comes after these.
         eof: bool,
     },
+    /// Bytes that a data operation copied.
+    Count(u64),
     /// ReadLink, GetXattr, ListXattr.
     Bytes(Box<[u8]>),
     /// StatFs.

@@ -13,6 +13,7 @@ const CREATED: u8 = 4;
 const REMOVED: u8 = 5;
 const RENAMED: u8 = 6;
 const OPENED: u8 = 7;
+const COUNT: u8 = 8;
 const EXISTED: u8 = 1;
 const HAS_HANDLE: u8 = 2;
 
@@ -45,6 +46,10 @@ pub(crate) fn encode(reply: &Reply, out: &mut Vec<u8>) {
             head(out, OPENED, 0);
             int(out, *handle);
             out.extend_from_slice(attr.as_bytes());
+        }
+        Reply::Count(n) => {
+            head(out, COUNT, 0);
+            int(out, *n);
         }
         Reply::Done | Reply::DirPage { .. } | Reply::Bytes(_) | Reply::StatFs(_) => head(out, DONE, 0),
     }
@@ -85,6 +90,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, &'static str> {
                 replaced: (replaced != 0).then_some(Ino(replaced)),
             })
         }
+        COUNT if rest.len() == 8 => Ok(Reply::Count(int(rest, 0)?)),
         OPENED => Ok(Reply::Opened { handle: int(rest, 0)?, attr: attr(after(1))? }),
         _ => Err("stored reply of unknown kind or length"),
     }
@@ -110,6 +116,7 @@ mod tests {
             Reply::Renamed { moved: Ino(7), replaced: None },
             Reply::Renamed { moved: Ino(7), replaced: Some(Ino(8)) },
             Reply::Opened { attr, handle: 1 },
+            Reply::Count(1 << 40),
         ] {
             let mut v = Vec::new();
             encode(&r, &mut v);
@@ -119,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes(v in proptest::collection::vec(any::<u8>(), 0..200), tag in 0_u8..9) {
+        fn any_bytes(v in proptest::collection::vec(any::<u8>(), 0..200), tag in 0_u8..10) {
             let _ = decode(&v);
             let mut v = v;
             if v.len() > 8 {

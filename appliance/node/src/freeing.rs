@@ -297,7 +297,11 @@ impl<D: BlockDevice> Meta<D> {
             }
             let ino = part.ino;
             // A file that is gone has no count to correct.
-            let _ = self.ns(|ns, _| ns.add_blocks(ino, object, delta * UNITS)).await;
+            let counted = self.ns(|ns, log| {
+                log.extend(ns.add_blocks(ino, object, delta * UNITS)?);
+                Ok(())
+            });
+            let _ = counted.await;
             match part.next {
                 Some(next) => from = next,
                 None => return result,

@@ -47,6 +47,8 @@ pub(crate) enum Push {
     Recall(RecallOrder),
     /// It was thrown out.
     Fenced(ClientId, FenceReason),
+    /// Its session is over; nothing is sent.
+    Ended(ClientId),
 }
 
 /// Sends to a client, on every connection that it has.
@@ -239,7 +241,10 @@ impl<D: BlockDevice> Meta<D> {
                 self.push(Push::Fenced(client, reason));
                 self.forget(client);
             }
-            Action::Ended(client) => self.forget(client),
+            Action::Ended(client) => {
+                self.push(Push::Ended(client));
+                self.forget(client);
+            }
             Action::FreeWork => self.free_work.set(true),
             Action::Truncate { ticket, entry, object, .. } => {
                 let meta = self.clone();
@@ -265,11 +270,12 @@ impl<D: BlockDevice> Meta<D> {
     }
 
     fn forget(&self, client: ClientId) {
-        let store = self.store.clone();
+        let meta = self.clone();
         drop(reactor::spawn(async move {
-            if let Err(e) = store.forget(client.0).await {
-                tracing::warn!(error = %e, "stored requests of an ended session stay behind");
+            if let Err(e) = meta.store.forget(client.0).await {
+                tracing::warn!(error = %e, "stored requests of an ended session stay until the next start");
             }
+            meta.post(Event::Forgotten(client));
         }));
     }
 

@@ -192,7 +192,7 @@ impl<D: BlockDevice> Node<D> {
             cores = base.cores,
             "the store is open"
         );
-        let data = Data::new(meta.clone());
+        let data = Data::new(meta.clone(), Rc::clone(&base.device));
         let admin = Admin::new(Parts {
             meta: meta.clone(),
             device: Rc::clone(&base.device),

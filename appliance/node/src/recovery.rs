@@ -1,4 +1,5 @@
-//! What a start has to mend after a crash: truncations that were under way, inodes whose last updates were in memory.
+//! What a start has to mend after a crash: truncations that were under way, inodes whose last updates were in memory, stored
+//! requests of sessions that have ended.
 //!
 //! Runs before any client is served. Must not decide what is right (the namespace does), only gather what shards hold.
 
@@ -8,6 +9,7 @@ use crate::store::Store;
 use chunkstore::BlockDevice;
 use namespace::dirty::ChunkFact;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use wire::{Ino, ObjectId, Timestamp};
 
 /// Entries and inodes looked at together.
@@ -18,7 +20,24 @@ const UNITS: u64 = 8;
 /// Mends all of it.
 pub(crate) async fn run<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
     cut(meta).await?;
-    rebuild(meta, store).await
+    rebuild(meta, store).await?;
+    forget_gone(meta, store).await
+}
+
+/// A session's row goes before the shards have forgotten its requests. One that takes its name must not find them.
+async fn forget_gone(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+    let sessions: BTreeSet<u64> = meta.machine(|m| m.view().sessions().map(|(client, _)| client.0).collect());
+    let mut gone = BTreeSet::new();
+    for shard in 0..store.shards() {
+        let clients = store.clients(shard).await.map_err(|e| NodeError::Store(e.text))?;
+        gone.extend(clients.into_iter().filter(|c| !sessions.contains(c)));
+    }
+    for client in gone {
+        if let Err(e) = store.forget(client).await {
+            tracing::warn!(error = %e, "stored requests of an ended session stay until the next start");
+        }
+    }
+    Ok(())
 }
 
 /// Carries out truncations whose reply never left. One that can't be, for a damaged block, must not keep the rest from being
@@ -95,9 +114,15 @@ async fn rebuild<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(),
         }
     }
     let count = dirty.len();
-    let all = dirty.into_values().chain(gone.into_iter().map(|ino| (ino, Vec::new())));
-    for (ino, mut facts) in all {
+    let found = dirty.into_iter().map(|(object, (ino, facts))| (Some(object), ino, facts));
+    let all = found.chain(gone.into_iter().map(|ino| (None, ino, Vec::new())));
+    for (object, ino, mut facts) in all {
         facts.sort_unstable_by_key(|f| f.index);
+        // Bytes that a truncation should have cut off belong to the file no more.
+        if let Some(object) = object.filter(|o| meta.machine(|m| m.is_uncut(*o))) {
+            tracing::debug!(object = object.0, "not cut: its size is that of its row");
+            facts.iter_mut().for_each(|f| f.len = 0);
+        }
         let missing = meta.ns(|ns, log| {
             let rebuilt = ns.rebuild(ino, facts.iter().copied())?;
             log.extend(rebuilt.records);

@@ -151,11 +151,11 @@ impl<D: BlockDevice> Handler for Dispatch<D> {
     }
 }
 
-/// Sends recalls and fences over every connection of their client.
+/// Sends recalls and fences over every connection of their client; a session that is over is forgotten.
 pub(crate) fn push<D: BlockDevice>(server: &Server<Dispatch<D>>, push: Push) {
     let client = match push {
         Push::Recall(order) => order.client,
-        Push::Fenced(client, _) => client,
+        Push::Fenced(client, _) | Push::Ended(client) => client,
     };
     for peer in server.peers() {
         if peer.identity().client != client {
@@ -165,9 +165,10 @@ pub(crate) fn push<D: BlockDevice>(server: &Server<Dispatch<D>>, push: Push) {
         match push {
             Push::Recall(o) => drop(peer.notify(Recall { ino: o.ino, serial: o.serial, keep: o.keep })),
             Push::Fenced(_, reason) => drop(peer.notify(Fenced { reason })),
+            Push::Ended(_) => {}
         }
     }
-    if let Push::Fenced(client, _) = push {
+    if let Push::Fenced(client, _) | Push::Ended(client) = push {
         server.handler().0.data.forget(client);
     }
 }

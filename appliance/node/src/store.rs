@@ -70,6 +70,7 @@ pub(crate) enum Job {
     Delete { key: Key, stamp: Stamp },
     Extents { key: Key },
     LastRequest { client: u64, channel: u16 },
+    Clients,
     Forget { client: u64 },
     List,
     Scrub { step: usize, options: ScrubOptions },
@@ -112,6 +113,7 @@ pub(crate) enum Done {
     Changed(WriteOutcome),
     Extents(Vec<Extent>),
     LastRequest(Option<(u64, Vec<u8>)>),
+    Clients(Vec<u64>),
     Listed(Vec<(Key, ChunkStat)>),
     Scrubbed(Scrubbed),
     Stats(Box<ShardStats>),
@@ -136,6 +138,7 @@ pub(crate) async fn run_job<D: BlockDevice>(shard: &Shard<D>, job: Job) -> Resul
         Job::Delete { key, stamp } => Done::Changed(shard.delete(key, &stamp).await?),
         Job::Extents { key } => Done::Extents(shard.extents(key).await?),
         Job::LastRequest { client, channel } => Done::LastRequest(shard.last_request(client, channel)),
+        Job::Clients => Done::Clients(shard.clients()),
         Job::Forget { client } => {
             shard.forget_client(client).await?;
             Done::Nothing
@@ -350,6 +353,14 @@ impl<D: BlockDevice> Store<D> {
     ) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         match self.call(shard, Job::LastRequest { client, channel }).await? {
             Done::LastRequest(last) => Ok(last),
+            _ => Err(StoreError::stopped()),
+        }
+    }
+
+    /// Clients of whose requests a shard has stored something.
+    pub(crate) async fn clients(&self, shard: u16) -> Result<Vec<u64>, StoreError> {
+        match self.call(shard, Job::Clients).await? {
+            Done::Clients(clients) => Ok(clients),
             _ => Err(StoreError::stopped()),
         }
     }

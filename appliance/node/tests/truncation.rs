@@ -46,19 +46,23 @@ fn a_bad_block_under_a_truncation_does_not_stop_the_next_start() {
     node.stop();
     spoil(&rig, &data[..4096]);
     let node = rig.start();
-    rig.with_client(2, async |c| {
+    let node = rig.with_client(2, async |c| {
         let cut = c.truncate(ino, 1000).await;
         assert_eq!(cut.map(drop), Err(errno(Errno::EIO)));
         // The next start cuts: what is written until then would be lost.
         assert_eq!(c.write(ino, object, 0, &data).await, Err(errno(Errno::EIO)));
-    });
-    node.drop_dead();
-    let node = rig.start();
-    rig.with_client(2, async |c| {
+        node.drop_dead();
+        let node = rig.start();
         assert_eq!(c.write(ino, object, 0, &data).await, Err(errno(Errno::EIO)));
+        assert_eq!(
+            c.truncate(ino, 2000).await.map(drop),
+            Err(errno(Errno::EIO)),
+            "what was cut off stays away"
+        );
         let attr = c.truncate(ino, 0).await.expect("the damaged body is dropped");
         c.write(ino, attr.object(), 0, &data).await.expect("a new body takes writes");
         assert_eq!(c.read(ino).await.as_deref(), Ok(&data[..]));
+        node
     });
     node.stop();
 }

@@ -20,7 +20,7 @@ pub use read::{ChunkStat, Extent, ReadOutcome};
 pub use scrub::{SCRUB_STEPS, ScrubOptions, ScrubReport};
 use stats::{Counters, add};
 pub use stats::{ShardStats, SpaceStats};
-pub use write::{Stamp, WriteOutcome};
+pub use write::{Stamp, WriteOutcome, Written};
 
 use crate::device::BlockDevice;
 use crate::error::Error;
@@ -301,6 +301,12 @@ impl<D: BlockDevice> Shard<D> {
     pub fn last_request(&self, client: u64, channel: u16) -> Option<(u64, Vec<u8>)> {
         let core = self.0.core.borrow();
         core.requests.last(client, channel).map(|(sequence, outcome)| (sequence, outcome.to_vec()))
+    }
+
+    /// Clients of whose requests something is stored here.
+    #[must_use]
+    pub fn clients(&self) -> Vec<u64> {
+        self.0.core.borrow().requests.clients()
     }
 
     /// Drops what is stored for a client whose session ended.

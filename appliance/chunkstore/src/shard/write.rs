@@ -14,7 +14,7 @@ use crate::locks::{Guard, WHOLE};
 use crate::log::{Data, Urgency};
 use crate::pool::Class;
 use crate::record::{Length, MapRun, Outcome, Record, Update};
-use crate::requests::RequestId;
+use crate::requests::{OUTCOME, RequestId};
 use crate::signal::Promise;
 use crate::zones::{Run, Runs};
 use hugepages::Bytes;
@@ -56,28 +56,51 @@ pub struct WriteOutcome {
     pub blocks_delta: i32,
     /// Length of the chunk.
     pub length: u32,
+    /// What a write covered; zeros for any other change.
+    pub extent: Written,
+    /// This is the stored outcome of an earlier run: nothing was done now. Not stored.
+    pub repeated: bool,
+}
+
+/// Where the bytes of a write went: a repeat may have to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Written {
+    /// The chunk.
+    pub key: Key,
+    /// First byte within it.
+    pub offset: u32,
+    /// Bytes.
+    pub len: u32,
 }
 
 impl WriteOutcome {
-    /// As stored for a repeat of the request: 12 bytes.
+    /// As stored for a repeat of the request; `docs/chunkstore.md` has the layout.
     #[must_use]
-    pub fn encode(&self) -> [u8; 12] {
-        let mut out = [0; 12];
+    pub fn encode(&self) -> [u8; OUTCOME] {
+        let mut out = [0; OUTCOME];
         out[0] = u8::from(self.created) | u8::from(self.deleted) << 1;
         out[4..8].copy_from_slice(&self.blocks_delta.to_le_bytes());
-        out[8..].copy_from_slice(&self.length.to_le_bytes());
+        out[8..12].copy_from_slice(&self.length.to_le_bytes());
+        out[12..16].copy_from_slice(&self.extent.key.index.to_le_bytes());
+        out[16..24].copy_from_slice(&self.extent.key.object.to_le_bytes());
+        out[24..28].copy_from_slice(&self.extent.offset.to_le_bytes());
+        out[28..].copy_from_slice(&self.extent.len.to_le_bytes());
         out
     }
 
     /// Reads a stored outcome.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<WriteOutcome> {
-        let &[flags, _, _, _, a, b, c, d, e, f, g, h] = bytes else { return None };
+        let bytes: &[u8; OUTCOME] = bytes.try_into().ok()?;
+        let int = |at: usize| bytes[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+        let object = bytes[16..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         Some(WriteOutcome {
-            created: flags & 1 != 0,
-            deleted: flags & 2 != 0,
-            blocks_delta: i32::from_le_bytes([a, b, c, d]),
-            length: u32::from_le_bytes([e, f, g, h]),
+            created: bytes[0] & 1 != 0,
+            deleted: bytes[0] & 2 != 0,
+            blocks_delta: int(4).cast_signed(),
+            length: int(8),
+            extent: Written { key: Key { object, index: int(12) }, offset: int(24), len: int(28) },
+            repeated: false,
         })
     }
 }
@@ -103,6 +126,8 @@ struct Held {
     chunk: Guard,
     _channel: Option<Guard>,
     _pass: Option<Pass>,
+    /// What a write covers.
+    extent: Written,
 }
 
 /// Consecutive blocks of a change.
@@ -126,10 +151,11 @@ impl<D: BlockDevice> Shard<D> {
     ) -> Result<WriteOutcome, Error> {
         let len = u32::try_from(data.len()).map_err(|_| Error::Invalid("too much data"))?;
         let end = self.range(offset, len)?;
-        let (guard, repeated) = self.begin(key, blocks_over(offset, end), stamp).await?;
+        let (mut guard, repeated) = self.begin(key, blocks_over(offset, end), stamp).await?;
         if let Some(outcome) = repeated {
             return Ok(outcome);
         }
+        guard.extent = Written { key, offset, len };
         let mut segments = Segments::new();
         if len > 0 {
             let blocks = blocks_over(offset, end);
@@ -340,7 +366,7 @@ impl<D: BlockDevice> Shard<D> {
             if !alone && self.stat(key).is_none() {
                 continue;
             }
-            let mut held = Held { chunk, _channel: channel, _pass: None };
+            let mut held = Held { chunk, _channel: channel, _pass: None, extent: Written::default() };
             if repeated.is_none() {
                 // With the lock: a crowd that waits for one chunk is let in one by one. What is waited for here needs none.
                 let blocks = (self.0.layout.chunk_size / BLOCK32).min(range.len() as u32);
@@ -360,7 +386,7 @@ impl<D: BlockDevice> Shard<D> {
         match id.sequence.cmp(&last) {
             std::cmp::Ordering::Greater => Ok(None),
             std::cmp::Ordering::Equal => WriteOutcome::decode(outcome)
-                .map(Some)
+                .map(|o| Some(WriteOutcome { repeated: true, ..o }))
                 .ok_or_else(|| Error::damaged("a stored answer", "it has an unknown form")),
             std::cmp::Ordering::Less => Err(Error::StaleRequest {
                 client: id.client,
@@ -463,6 +489,8 @@ impl<D: BlockDevice> Shard<D> {
             deleted: false,
             blocks_delta: layout.delta,
             length: length_now,
+            extent: guard.extent,
+            repeated: false,
         };
         let update = Update {
             key,

@@ -120,11 +120,14 @@ fn a_repeated_request_gets_the_first_answer() {
         let stamp =
             |sequence| Stamp { request: Some(RequestId { client: 7, channel: 3, sequence }), ..Stamp::at(1) };
         let first = shard.write(key, 0, Bytes::from(vec![1; 5000]), &stamp(1)).await.expect("works");
-        assert_eq!(first, WriteOutcome { created: true, deleted: false, blocks_delta: 2, length: 5000 });
+        let extent = crate::Written { key, offset: 0, len: 5000 };
+        let done =
+            WriteOutcome { created: true, blocks_delta: 2, length: 5000, extent, ..WriteOutcome::default() };
+        assert_eq!(first, done);
         shard.write(key, 0, Bytes::from(vec![2; 10]), &Stamp::at(2)).await.expect("works");
         let again =
             shard.write(key, 0, Bytes::from(vec![1; 5000]), &stamp(1)).await.expect("the stored answer");
-        assert_eq!(again, first);
+        assert_eq!(again, WriteOutcome { repeated: true, ..first });
         assert_eq!(content(shard, key).await.expect("there")[0], 2, "the repeat had an effect");
         shard.write(key, 0, Bytes::from(vec![3; 10]), &stamp(2)).await.expect("works");
         let stale = shard.write(key, 0, Bytes::from(vec![1; 5000]), &stamp(1)).await;
@@ -139,9 +142,13 @@ fn a_repeated_request_gets_the_first_answer() {
         };
         let (sequence, outcome) = store.shards[0].last_request(7, 3).expect("stored");
         assert_eq!(sequence, 2);
-        assert_eq!(WriteOutcome::decode(&outcome).expect("an outcome").length, 5000);
+        let extent = crate::Written { key, offset: 0, len: 10 };
+        let stored = WriteOutcome { length: 5000, extent, ..WriteOutcome::default() };
+        assert_eq!(WriteOutcome::decode(&outcome), Some(stored));
+        assert_eq!(store.shards[0].clients(), [7]);
         store.shards[0].forget_client(7).await.expect("works");
         assert_eq!(store.shards[0].last_request(7, 3), None);
+        assert!(store.shards[0].clients().is_empty());
     });
 }
 

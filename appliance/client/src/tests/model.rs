@@ -310,6 +310,7 @@ impl Model {
                 self.put(a.ino, end, &call.payload);
                 ok(&message::Appended {
                     offset: end as u64,
+                    len: call.payload.len() as u64,
                     attr: self.attr(a.ino),
                     grant: self.grant(a.ino),
                 })

@@ -101,6 +101,8 @@ pub struct Machine {
     changes: leases::Changes,
     woken: Vec<WaiterId>,
     cleaning: BTreeSet<ClientId>,
+    /// Sessions that ended, of whose requests the shards still have something.
+    forgetting: BTreeSet<ClientId>,
     /// Orphans above this one are still to be looked at.
     orphans: Option<Ino>,
     ticked: Millis,
@@ -152,6 +154,7 @@ impl Machine {
             changes: leases::Changes::default(),
             woken: Vec::new(),
             cleaning: BTreeSet::new(),
+            forgetting: BTreeSet::new(),
             orphans,
             ticked: now.mono,
             held: BTreeMap::new(),
@@ -191,6 +194,7 @@ impl Machine {
             Event::Cancel(id) => self.cancel(id),
             // An unknown one learns it with its next request.
             Event::Heard(client) => drop(self.sessions.heard(now.mono, client)),
+            Event::Forgotten(client) => drop(self.forgetting.remove(&client)),
             Event::Tick => self.tick(),
         }
         self.settle();
@@ -226,7 +230,9 @@ impl Machine {
         self.uncut.insert((object, entry));
     }
 
-    fn is_uncut(&self, object: ObjectId) -> bool {
+    /// Is there a truncation of it that could not be carried out?
+    #[must_use]
+    pub fn is_uncut(&self, object: ObjectId) -> bool {
         self.uncut.range((object, 0)..=(object, u64::MAX)).next().is_some()
     }
 

@@ -120,9 +120,12 @@ impl Machine {
         let ctx = OpCtx { now: self.now.wall, request: header.id(), uid: asked.uid, gid: asked.gid };
         match self.ns.replayed(ctx.request) {
             Replayed::New => {}
-            Replayed::Repeat { outcome, depends_on } => {
+            Replayed::Repeat { outcome, mut depends_on } => {
+                let (mut outcome, effects) = (*outcome, SmallVec::new());
+                if let Err(miss) = self.ns.renew(&mut outcome, &mut depends_on) {
+                    return self.miss(ticket, miss);
+                }
                 self.stats.replayed += 1;
-                let (outcome, effects) = (*outcome, SmallVec::new());
                 let done = Executed { outcome, record: None, depends_on, effects };
                 return self.reply(ticket, header, asked, done, None);
             }
@@ -163,6 +166,11 @@ impl Machine {
         {
             return self.answer(ticket, 0, Status::Errno(Errno::ENFILE));
         }
+        match self.uncovers(&asked.op) {
+            Ok(false) => {}
+            Ok(true) => return self.answer(ticket, self.appended, Status::Errno(Errno::EIO)),
+            Err(miss) => return self.miss(ticket, miss),
+        }
         if self.failed && !is_read(&asked.op) {
             return self.answer(ticket, 0, Status::Errno(Errno::EROFS));
         }
@@ -176,6 +184,15 @@ impl Machine {
             }
             Err(miss) => self.miss(ticket, miss),
         }
+    }
+
+    /// Would it make a file longer whose truncation could not be carried out? What was cut off would be seen again.
+    fn uncovers(&mut self, op: &Op<'_>) -> Result<bool, crate::Miss> {
+        let Op::SetAttr { ino, set } = op else { return Ok(false) };
+        let Some(size) = set.size.filter(|_| !self.uncut.is_empty()) else { return Ok(false) };
+        let ctx = OpCtx::plain(ClientId(0), self.now.wall);
+        let now = self.ns.execute(&ctx, &Op::GetAttr { ino: *ino })?;
+        Ok(matches!(now.outcome, Ok(Reply::Attr(a)) if size > a.size.get() && self.is_uncut(a.object())))
     }
 
     /// Closes what the slot's last request opened, if its client never took the answer.

@@ -52,7 +52,7 @@ impl Machine {
             self.end(client, None);
         }
         // What a session of this name left behind must be gone before it begins anew.
-        if self.cleaning.contains(&client) {
+        if self.cleaning.contains(&client) || self.forgetting.contains(&client) {
             return self.answer(ticket, 0, Status::Busy);
         }
         let opening = match self.sessions.open(self.now.mono, client) {
@@ -187,6 +187,7 @@ impl Machine {
         if self.sessions.end(client, fence.is_some()).is_none() {
             return;
         }
+        self.forgetting.insert(client);
         match fence {
             Some(reason) => {
                 self.stats.fenced += 1;

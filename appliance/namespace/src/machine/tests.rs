@@ -23,6 +23,7 @@ struct Sim {
     replies: Vec<(OpId, Status, Vec<u8>)>,
     recalls: Vec<RecallOrder>,
     fenced: Vec<ClientId>,
+    ended: Vec<ClientId>,
     records: Vec<Record>,
     sequences: HashMap<(ClientId, u16), u64>,
 }
@@ -55,6 +56,7 @@ impl Sim {
             replies: Vec::new(),
             recalls: Vec::new(),
             fenced: Vec::new(),
+            ended: Vec::new(),
             records,
             sequences: HashMap::new(),
         }
@@ -86,11 +88,15 @@ impl Sim {
                         events.push(Event::Fetched { ticket, rows: Fetched { applied: 0, rows, ranges } });
                     }
                     Action::Recall(order) => self.recalls.push(order),
-                    Action::Fence { client, .. } => self.fenced.push(client),
+                    Action::Fence { client, .. } => {
+                        self.fenced.push(client);
+                        self.ended.push(client);
+                    }
+                    Action::Ended(client) => self.ended.push(client),
                     Action::Truncate { ticket, entry, .. } => {
                         events.push(Event::Truncated { ticket, entry, failed: false });
                     }
-                    Action::Ended(_) | Action::FreeWork | Action::Data { .. } => {}
+                    Action::FreeWork | Action::Data { .. } => {}
                 }
             }
         }
@@ -259,6 +265,63 @@ fn a_repeat_gets_the_first_answer_even_after_a_restart() {
     assert_eq!(ino(&s, waiting), before);
     let other = s.send(A, 4, 1, create(b"f").into());
     assert_eq!(s.status(other), errno(Errno::EEXIST));
+}
+
+/// The stored answer once came with the attributes of then and a lease of now.
+#[test]
+fn a_repeat_shows_the_attributes_of_now() {
+    let mut s = Sim::new();
+    s.open(A);
+    s.open(B);
+    let id = s.once(A, 0, create(b"f"));
+    let ino = m::Created::decode(&s.reply(id).unwrap().1).unwrap().attr.ino();
+    let size = |size| m::SetAttr {
+        ino,
+        set: wire::SetAttr { size: Some(size), ..wire::SetAttr::default() },
+        cred: m::Cred { uid: 0, gid: 0 },
+    };
+    s.send(A, 1, 1, size(100).into());
+    s.once(B, 0, size(200));
+    while !s.recalls.is_empty() {
+        let order = s.recalls.remove(0);
+        s.give_back(order);
+    }
+    let again = s.send(A, 1, 1, size(100).into());
+    let reply = m::AttrReply::decode(&s.reply(again).unwrap().1).unwrap();
+    assert_eq!(reply.attr.size.get(), 200);
+}
+
+/// A session of the same name once began while shards still had the requests of the last one.
+#[test]
+fn a_session_begins_when_the_last_one_is_forgotten() {
+    let mut s = Sim::new();
+    s.open(A);
+    s.ask(A, m::CloseSession {});
+    assert_eq!(s.ended, [A]);
+    let early = s.ask(A, m::OpenSession { flags: m::SessionFlags::default() });
+    assert_eq!(s.status(early), Some(Status::Busy));
+    s.apply(Event::Forgotten(A));
+    assert_eq!(s.open(A).state, m::SessionPhase::New);
+}
+
+/// What a truncation that failed should have cut off was once seen again in a file that was made longer.
+#[test]
+fn a_file_that_is_not_cut_does_not_grow() {
+    let mut s = Sim::new();
+    s.open(A);
+    let id = s.once(A, 0, create(b"f"));
+    let attr = m::Created::decode(&s.reply(id).unwrap().1).unwrap().attr;
+    let cred = m::Cred { uid: 0, gid: 0 };
+    let size = |size| m::SetAttr {
+        ino: attr.ino(),
+        set: wire::SetAttr { size: Some(size), ..wire::SetAttr::default() },
+        cred,
+    };
+    s.once(A, 0, size(1000));
+    s.machine.left_uncut(attr.object(), 9);
+    let longer = s.once(A, 0, size(1001));
+    let shorter = s.once(A, 0, size(900));
+    assert_eq!((s.status(longer), s.status(shorter)), (errno(Errno::EIO), Some(Status::Ok)));
 }
 
 #[test]
@@ -493,6 +556,7 @@ fn a_truncation_is_answered_only_when_its_entry_is_gone_for_good() {
     s.apply(Event::Durable(marked.seq()));
     s.records.push(marked);
     s.machine.namespace().wrote(&wrote).unwrap();
+    s.machine.namespace().write_ended(ino);
     s.durable = false;
     let set = wire::SetAttr { size: Some(10), ..wire::SetAttr::default() };
     let id = s.once(A, 0, m::SetAttr { ino, set, cred: m::Cred { uid: 0, gid: 0 } });

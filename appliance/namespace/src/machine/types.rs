@@ -92,6 +92,8 @@ pub enum Event {
     Cancel(OpId),
     /// A connection of this client stands.
     Heard(ClientId),
+    /// Nothing is stored any more of the requests of a client whose session ended.
+    Forgotten(ClientId),
     /// Time has passed.
     Tick,
 }
@@ -121,14 +123,14 @@ pub enum Action {
     },
     /// Send a recall to a client.
     Recall(RecallOrder),
-    /// A client is thrown out: tell it, drop its connections, forget its requests in the shards.
+    /// A client is thrown out: tell it, drop its connections, forget its requests in the shards, then [`Event::Forgotten`].
     Fence {
         /// Whom.
         client: ClientId,
         /// Why.
         reason: FenceReason,
     },
-    /// A session ended in good order: forget its requests in the shards.
+    /// A session ended in good order: forget its requests in the shards, then [`Event::Forgotten`].
     Ended(ClientId),
     /// Flush, then cut chunks, then [`Event::Truncated`].
     Truncate {

@@ -64,7 +64,7 @@ impl Echo {
         *self.ran.borrow_mut().entry(header.id()).or_default() += 1;
         let offset = self.sum.get();
         self.sum.set(offset + bytes.len() as u64);
-        let reply = Outgoing::ok(&Appended { offset, attr: file_attr(), grant: Grant::none() });
+        let reply = Outgoing::ok(&Appended { offset, len: 0, attr: file_attr(), grant: Grant::none() });
         self.kept.borrow_mut().insert(place, (header.sequence, reply.body().to_vec()));
         reply
     }
