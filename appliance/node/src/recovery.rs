@@ -19,13 +19,13 @@ const UNITS: u64 = 8;
 
 /// Mends all of it.
 pub(crate) async fn run<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
-    cut(meta).await?;
-    rebuild(meta, store).await?;
+    let cut = cut(meta).await?;
+    rebuild(meta, store, cut).await?;
     forget_gone(meta, store).await
 }
 
 /// A session's row goes before the shards have forgotten its requests. One that takes its name must not find them.
-async fn forget_gone(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Result<(), NodeError> {
+async fn forget_gone<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
     let sessions: BTreeSet<u64> = meta.machine(|m| m.view().sessions().map(|(client, _)| client.0).collect());
     let mut gone = BTreeSet::new();
     for shard in 0..store.shards() {
@@ -41,8 +41,9 @@ async fn forget_gone(meta: &Meta<FileDevice>, store: &Store<FileDevice>) -> Resu
 }
 
 /// Carries out truncations whose reply never left. One that can't be, for a damaged block, must not keep the rest from being
-/// served: its file takes no writes.
-async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<(), NodeError> {
+/// served: its file takes no writes. Gives the files: how much an earlier life freed of them only their shards know.
+async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<BTreeSet<Ino>, NodeError> {
+    let mut inos = BTreeSet::new();
     let mut after = 0;
     loop {
         let entries = meta.ns(|ns, _| Ok(ns.pending_cuts(after, BATCH)?)).await.map_err(namespace_failed)?;
@@ -52,6 +53,8 @@ async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<(), NodeError> {
         }
         for &entry in &entries {
             after = entry;
+            let part = meta.ns(|ns, _| Ok(ns.free_chunks(entry, 0, 1)?)).await.map_err(namespace_failed)?;
+            inos.extend(part.map(|p| p.ino));
             if let Err(e) = meta.work_entry(entry).await {
                 leave_uncut(meta, entry, &e).await?;
                 continue;
@@ -59,7 +62,7 @@ async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<(), NodeError> {
             meta.finish_entry(entry).await.map_err(namespace_failed)?;
         }
         if entries.len() < BATCH {
-            return Ok(());
+            return Ok(inos);
         }
     }
 }
@@ -83,10 +86,19 @@ fn namespace_failed(e: namespace::LazyError) -> NodeError {
     NodeError::Store(format!("the namespace: {e}"))
 }
 
-/// Size, times and chunk map of files that were being written, from what their shards hold.
-async fn rebuild<D: BlockDevice>(meta: &Meta<D>, store: &Store<D>) -> Result<(), NodeError> {
+/// Size, times and chunk map of files that were being written or were `cut`, from what their shards hold.
+async fn rebuild<D: BlockDevice>(
+    meta: &Meta<D>,
+    store: &Store<D>,
+    cut: BTreeSet<Ino>,
+) -> Result<(), NodeError> {
     let mut dirty: FxHashMap<ObjectId, (Ino, Vec<ChunkFact>)> = FxHashMap::default();
     let mut gone = Vec::new();
+    for ino in cut {
+        if let Some(object) = meta.ns(|ns, _| ns.object_of(ino)).await.map_err(namespace_failed)? {
+            dirty.insert(object, (ino, Vec::new()));
+        }
+    }
     let mut after = Ino(0);
     loop {
         let inos = meta.ns(|ns, _| Ok(ns.dirty_inodes(after, BATCH)?)).await.map_err(namespace_failed)?;
