@@ -69,8 +69,7 @@ fn mount_agrees_with_the_model() {
 /// Three independent loads, each checked exactly, while the daemon is killed ten times: an error that reached an
 /// application or an acknowledged change that was lost would be an answer that differs.
 ///
-/// Fails now and then (an extended size is lost over a kill: seed 1001, operation 143), so it is a campaign of its own until
-/// that is mended: `cargo test -p hwtest --features campaign`.
+/// A campaign of its own until it has held often enough: `cargo test -p hwtest --features campaign`.
 #[cfg(feature = "campaign")]
 #[test]
 fn mount_survives_ten_kills_of_the_daemon() {
