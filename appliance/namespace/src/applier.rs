@@ -205,6 +205,18 @@ fn boot(base: &Database, applied: Seq) -> Result<Boot, Error> {
     Ok(boot)
 }
 
+/// Whether a record comes after `last`, which then is its number; one that is held already does not.
+fn follows(last: &mut Seq, r: &Record) -> Result<bool, Error> {
+    if r.seq() <= *last {
+        return Ok(false);
+    }
+    if r.seq() != *last + 1 {
+        return Err(Error::Gap { expected: *last + 1, found: r.seq() });
+    }
+    *last = r.seq();
+    Ok(true)
+}
+
 /// Applies records in one commit. Those that the database holds are skipped.
 fn apply<'a>(
     base: &Database,
@@ -215,14 +227,9 @@ fn apply<'a>(
     // The last value of a row is enough; in key order pages are touched once.
     let mut rows: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
     for r in records {
-        if r.seq() <= last {
-            continue;
+        if follows(&mut last, r)? {
+            rows.extend(r.rows());
         }
-        if r.seq() != last + 1 {
-            return Err(Error::Gap { expected: last + 1, found: r.seq() });
-        }
-        last = r.seq();
-        rows.extend(r.rows());
     }
     if last == applied {
         return Ok(last);

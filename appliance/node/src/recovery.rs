@@ -7,6 +7,7 @@ use crate::error::NodeError;
 use crate::meta::Meta;
 use crate::store::Store;
 use chunkstore::BlockDevice;
+use namespace::FreeChunks;
 use namespace::dirty::ChunkFact;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -54,9 +55,9 @@ async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<BTreeSet<Ino>, NodeError>
         for &entry in &entries {
             after = entry;
             let part = meta.ns(|ns, _| Ok(ns.free_chunks(entry, 0, 1)?)).await.map_err(namespace_failed)?;
-            inos.extend(part.map(|p| p.ino));
+            inos.extend(part.as_ref().map(|p| p.ino));
             if let Err(e) = meta.work_entry(entry).await {
-                leave_uncut(meta, entry, &e).await?;
+                part.into_iter().for_each(|part| leave_uncut(meta, entry, &part, &e));
                 continue;
             }
             meta.finish_entry(entry).await.map_err(namespace_failed)?;
@@ -67,18 +68,14 @@ async fn cut<D: BlockDevice>(meta: &Meta<D>) -> Result<BTreeSet<Ino>, NodeError>
     }
 }
 
-async fn leave_uncut<D: BlockDevice>(meta: &Meta<D>, entry: u64, e: &str) -> Result<(), NodeError> {
-    let part = meta.ns(|ns, _| Ok(ns.free_chunks(entry, 0, 1)?)).await.map_err(namespace_failed)?;
-    if let Some(part) = part {
-        tracing::error!(
-            ino = part.ino.0,
-            object = part.object.0,
-            error = e,
-            "a truncation can't be carried out: the file takes no writes; truncate it to zero or restore it"
-        );
-        meta.machine_mut(|m| m.left_uncut(part.object, entry));
-    }
-    Ok(())
+fn leave_uncut<D: BlockDevice>(meta: &Meta<D>, entry: u64, part: &FreeChunks, e: &str) {
+    tracing::error!(
+        ino = part.ino.0,
+        object = part.object.0,
+        error = e,
+        "a truncation can't be carried out: the file takes no writes; truncate it to zero or restore it"
+    );
+    meta.machine_mut(|m| m.left_uncut(part.object, entry));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]

@@ -22,17 +22,16 @@ impl Direct {
 
     /// Commits records; gives the last that the database holds.
     pub fn apply(&mut self, records: &[Record]) -> Result<Seq, Error> {
-        let applied = self.applied;
-        self.applied = self.with(|base| apply(base, applied, records))?;
+        self.applied = self.with(|base, applied| apply(base, applied, records))?;
         Ok(self.applied)
     }
 
     /// Reads rows, as [`Applier::fetch`](super::Applier::fetch).
     pub fn fetch(&mut self, miss: &Miss) -> Result<Fetched, Error> {
-        self.with(|base| Snapshot::of(base)?.fetch(miss))
+        self.with(|base, _| Snapshot::of(base)?.fetch(miss))
     }
 
-    fn with<T>(&mut self, act: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+    fn with<T>(&mut self, act: impl FnOnce(&Database, Seq) -> Result<T, Error>) -> Result<T, Error> {
         let base = match self.base.take() {
             Some(base) => base,
             None => {
@@ -41,7 +40,7 @@ impl Direct {
                 base
             }
         };
-        let result = guard(|| act(&base));
+        let result = guard(|| act(&base, self.applied));
         if result.is_ok() {
             self.base = Some(base);
         }

@@ -3,7 +3,7 @@
 //! Must not write. A look at the database of a running daemon has a thread of its own and ends early when the database is
 //! wanted otherwise.
 
-use super::{Applier, Database, Error, Queue, ROWS, Shared, applied, apply, db, guard, open_db};
+use super::{Applier, Database, Error, Queue, ROWS, Shared, applied, apply, db, follows, guard, open_db};
 use crate::kv::{Key, KeyRange};
 use crate::record::{Record, Seq};
 use redb::{ReadableDatabase, StorageBackend, TableError};
@@ -128,14 +128,9 @@ pub fn look<T>(
     let (base, mut last) = open_db(volume, CACHE)?;
     let mut later = Later::new();
     for r in records {
-        if r.seq() <= last {
-            continue;
+        if follows(&mut last, r)? {
+            later.extend(r.rows().map(|(k, v)| (k.into(), v.map(Into::into))));
         }
-        if r.seq() != last + 1 {
-            return Err(Error::Gap { expected: last + 1, found: r.seq() });
-        }
-        last = r.seq();
-        later.extend(r.rows().map(|(k, v)| (k.into(), v.map(Into::into))));
     }
     guard(move || {
         let rows = AllRows::new(&base, later, None)?;
