@@ -12,6 +12,9 @@ pub struct TestArgs {
     /// Leave out the end-to-end tests that mount a file system
     #[arg(long)]
     pub no_mount: bool,
+    /// Seed of the property tests' inputs
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub seed: u64,
     /// Run only tests of these packages
     #[arg(short, long, value_name = "PACKAGE")]
     pub package: Vec<String>,
@@ -22,6 +25,10 @@ pub struct TestArgs {
 
 /// Tests whose names start with this mount a file system (`hwtest/tests`).
 const MOUNTING: &str = "mount_";
+
+/// Where proptest looks for its seed. One run of one tree is then like another: what a new seed finds is found by whoever
+/// looks for it, and not by whoever touches something else.
+const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 
 /// Builds everything, then runs the tests.
 ///
@@ -48,6 +55,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
     // End-to-end tests start the programs, so programs and tests are built together, with one choice of features.
     run(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     step("Testing");
+    let seed = args.seed.to_string();
     if has_cargo_command("nextest") {
         let mut c = cargo();
         c.args(["nextest", "run", "--no-fail-fast"]).args(&scope);
@@ -55,14 +63,14 @@ pub fn test(args: &TestArgs) -> Result<()> {
             c.args(["-E", &format!("not (package(hwtest) & test(/(^|::){MOUNTING}/))")]);
         }
         c.args(&args.filter);
-        run(&mut c)
+        run(c.env(PROPERTY_SEED, seed))
     } else {
         let mut c = cargo();
         c.args(["test", "--no-fail-fast"]).args(&scope).args(&args.filter);
         if skip_mounting {
             c.args(["--", "--skip", MOUNTING]);
         }
-        run(&mut c)
+        run(c.env(PROPERTY_SEED, seed))
     }
 }
 

@@ -388,7 +388,7 @@ impl FileService for Memory {
     }
     fn uncache(&self, _: Ino) {}
     fn forget(&self, _: Ino, n: u64) {
-        self.forgotten.set(self.forgotten.get() + n);
+        self.forgotten.set(self.forgotten.get().saturating_add(n));
     }
     async fn getattr(&self, _: &Ctx, ino: Ino) -> Result<Attrs> {
         self.tree.borrow_mut().attrs(ino)
