@@ -4,6 +4,7 @@
 //! hardware qualification. Must not be needed by anything that ships.
 
 pub mod battery;
+pub mod kills;
 pub mod linear;
 pub mod model;
 pub mod pjdfstest;

@@ -28,6 +28,8 @@ enum Task {
         #[arg(long)]
         work: bool,
     },
+    /// Kill a daemon of its own again and again under loads through two mounts, then check its device
+    Kills(KillsArgs),
     /// Check that two mounts of one directory agree, then let both work in one directory
     Pair(PairArgs),
     /// Check that concurrent operations through two mounts answer as one file system could
@@ -64,6 +66,34 @@ struct ModelArgs {
     /// Worker processes, spread over the directories in turn
     #[arg(long, default_value_t = 4)]
     workers: usize,
+}
+
+#[derive(Debug, Args)]
+struct KillsArgs {
+    /// First seed: what the loads do, and when the kills come
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Campaigns, each with the next seed
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    runs: u64,
+    /// Kills in each campaign
+    #[arg(long, default_value_t = 10)]
+    kills: u64,
+    /// Model runs at a time
+    #[arg(long, default_value_t = 3)]
+    loads: u64,
+    /// Operations of one model run
+    #[arg(long, default_value_t = 400)]
+    ops: u64,
+    /// A shell command that runs beside them, again and again; $OTHER is its folder through the other mount
+    #[arg(long = "command", value_name = "COMMAND")]
+    commands: Vec<String>,
+    /// MiB of the device
+    #[arg(long, default_value_t = 2048)]
+    size: u64,
+    /// Where the device and the logs are kept after a failure
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +153,7 @@ fn run(task: Task) -> Result<()> {
             battery::run(&dir, battery::QUICK)?;
             if work { battery::run(&dir, battery::WORK) } else { Ok(()) }
         }
+        Task::Kills(args) => kills(&args),
         Task::Pair(args) => pair(&args),
         Task::Linear(args) => linear(args),
         Task::Pjdfstest(args) => pjdfstest(&args),
@@ -148,6 +179,30 @@ fn model(args: ModelArgs) -> Result<()> {
     );
     for (kind, n) in &summary.by_kind {
         println!("  {kind:<14}{n:>9}");
+    }
+    Ok(())
+}
+
+fn kills(args: &KillsArgs) -> Result<()> {
+    for seed in args.seed..args.seed + args.runs {
+        let began = std::time::Instant::now();
+        let summary = hwtest::kills::run(&hwtest::kills::Plan {
+            program: std::env::current_exe()?,
+            seed,
+            kills: args.kills,
+            loads: args.loads,
+            ops: args.ops,
+            commands: args.commands.clone(),
+            size: args.size << 20,
+            keep: args.keep.as_ref().map(|k| k.join(seed.to_string())),
+        })?;
+        println!(
+            "ok      seed {seed}: {} operations and {} commands over {} kills, fsck clean, {:.1} s",
+            summary.ops,
+            summary.commands,
+            args.kills,
+            began.elapsed().as_secs_f64()
+        );
     }
     Ok(())
 }

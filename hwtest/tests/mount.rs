@@ -67,47 +67,23 @@ fn mount_agrees_with_the_model() {
 }
 
 /// Three independent loads, each checked exactly, while the daemon is killed ten times: an error that reached an
-/// application or an acknowledged change that was lost would be an answer that differs.
+/// application or an acknowledged change that was lost would be an answer that differs. Then fsck has its say.
 ///
-/// A campaign of its own until it has held often enough: `cargo test -p hwtest --features campaign`.
-#[cfg(feature = "campaign")]
+/// Other seeds: `hwtest kills --seed 1 --runs 30`.
 #[test]
 fn mount_survives_ten_kills_of_the_daemon() {
-    let mut rig = Rig::start(&Setup::default()).expect("a daemon");
-    let (a, b) = (rig.mount("one").expect("a mount"), rig.mount("two").expect("a second mount"));
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let loads: Vec<_> = (0..3_u64)
-        .map(|n| {
-            let dir = a.join(format!("load{n}"));
-            fs::create_dir(&dir).expect("a folder");
-            let dirs = vec![dir, b.join(format!("load{n}"))];
-            let stop = std::sync::Arc::clone(&stop);
-            std::thread::spawn(move || {
-                let mut ops = 0;
-                for round in 0.. {
-                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        break;
-                    }
-                    ops += model::run(&plan(dirs.clone(), 400, n * 1000 + round))?.ops;
-                }
-                anyhow::Ok(ops)
-            })
-        })
-        .collect();
-    for _ in 0..10 {
-        // Load runs between two kills; how much does not matter to the result.
-        std::thread::sleep(Duration::from_millis(700));
-        if loads.iter().any(std::thread::JoinHandle::is_finished) {
-            break;
-        }
-        rig.kill_daemon().expect("it ran");
-        rig.start_daemon().expect("it starts again");
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for load in loads {
-        let ops = load.join().expect("no panic").expect("every answer is the model's");
-        assert!(ops > 0);
-    }
+    let campaign = hwtest::kills::Plan {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_hwtest")),
+        seed: 1,
+        kills: 10,
+        loads: 3,
+        ops: 400,
+        commands: Vec::new(),
+        size: 2 << 30,
+        keep: None,
+    };
+    let done = hwtest::kills::run(&campaign).expect("every answer is the model's, and the device is sound");
+    assert!(done.ops > 0);
 }
 
 #[test]

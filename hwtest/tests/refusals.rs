@@ -258,7 +258,7 @@ fn mount_refusals_bad_devices() {
 fn mount_refusals_device_in_use() {
     let mut rig = served();
     let port = hwtest::rig::free_port().expect("a port");
-    let text = rig.config_text("").replace(&rig.address().port().to_string(), &port.to_string());
+    let text = rig.config_text("").replace(&rig.address().to_string(), &format!("127.0.0.1:{port}"));
     fs::write(rig.config(), text).expect("written");
     contains_all(&rig.refusing_daemon().expect("it refuses"), &["in use"]);
     assert!(rig.is_alive());

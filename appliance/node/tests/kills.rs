@@ -6,6 +6,7 @@ mod common;
 
 use common::load::{acknowledged, verify, worker};
 use common::{Client, Daemon, ROOT, Rig};
+use node::fsck::{self, Options, Report};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -45,4 +46,18 @@ fn ten_kills_lose_nothing() {
         assert_eq!(names.len(), 3, "{names:?}");
     });
     daemon.kill();
+    assert!(!sound(&rig).clean_stop);
+    daemon = Daemon(rig.spawn());
+    rig.with_client(3, async |c| assert_eq!(c.names(ROOT).await.len(), 3));
+    assert_eq!(daemon.terminate(), Some(0));
+    assert!(sound(&rig).clean_stop);
+}
+
+#[track_caller]
+fn sound(rig: &Rig) -> Report {
+    let handle = fsck::open(&rig.config.devices[0], false).expect("nobody has it");
+    let report = fsck::check(&handle, Options { data: true }, Box::new(|_, _, _| {}));
+    let report = report.expect("it can be checked");
+    assert!(report.is_clean(), "{report:#?}");
+    report
 }

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A start, a stop, a mount or an unmount that takes longer has failed.
@@ -43,7 +44,7 @@ pub struct Rig {
     pub programs: Programs,
     /// Folder of everything.
     pub dir: PathBuf,
-    port: u16,
+    address: SocketAddr,
     daemon: Option<Child>,
     mounts: Vec<PathBuf>,
     // Dropped last: the folder goes when nothing uses it any more, then the next rig may start.
@@ -61,9 +62,9 @@ impl Rig {
         let turn = programs.turn()?;
         let folder = tempfile::Builder::new().prefix("claudefs-").tempdir()?;
         let dir = folder.path().to_path_buf();
-        let port = free_port()?;
+        let address = own_address();
         let rig =
-            Self { programs, dir, port, daemon: None, mounts: Vec::new(), _folder: folder, _turn: turn };
+            Self { programs, dir, address, daemon: None, mounts: Vec::new(), _folder: folder, _turn: turn };
         rig.claudefs(&["key", "generate", &rig.text(&rig.key())])?;
         rig.claudefs(&["format", "--yes", "--size", &setup.size.to_string(), &rig.text(&rig.device())])?;
         std::fs::write(rig.config(), rig.config_text(&setup.config))?;
@@ -98,7 +99,7 @@ impl Rig {
     /// Where the daemon listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        self.address
     }
 
     /// A configuration with `more` behind what every one needs.
@@ -222,6 +223,14 @@ impl Rig {
         bounded(Command::new(&self.programs.claudefs).args(args))
     }
 
+    /// Checks the device, data included; no daemon may run.
+    ///
+    /// # Errors
+    /// It is not clean; what was found is in the message.
+    pub fn fsck(&self) -> Result<()> {
+        self.claudefs(&["fsck", "--data", &self.text(&self.device())]).map(drop)
+    }
+
     /// Arguments that name this server and its key.
     #[must_use]
     pub fn server_args(&self) -> [String; 4] {
@@ -337,10 +346,23 @@ pub fn said(out: &Output) -> String {
         .to_owned()
 }
 
-/// A port that nobody listens on.
+/// A port of 127.0.0.1 that nobody listens on, and that no connection gets by chance: the kernel gives those ports from
+/// 32768 on (`net.ipv4.ip_local_port_range`), also while a daemon that had one is restarted.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let start = std::process::id() % 20_000;
+    let ports = (0..20_000).filter_map(|n| u16::try_from(10_000 + (start + n) % 20_000).ok());
+    let mut free = ports.filter(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok());
+    free.next().context("no port is free")
+}
+
+/// An address that nobody else takes, also while no daemon listens on it: each process of a machine has loopback addresses of
+/// its own, and each rig of a process its own port.
+fn own_address() -> SocketAddr {
+    static RIGS: AtomicU16 = AtomicU16::new(0);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    // Not 127.0.x.y, where everybody else is.
+    SocketAddr::from(([127, a | 0x80, b, c], 7620 + RIGS.fetch_add(1, Ordering::Relaxed)))
 }
