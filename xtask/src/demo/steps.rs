@@ -5,6 +5,7 @@ use super::programs::Programs;
 use crate::command::{note, output, run_bounded, step, tail, wait_until};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// A daemon on a large store is serving within 3 s; the rest is for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// The ring of a killed daemon closes its sockets a moment after the process has ended.
+const LET_GO: Duration = Duration::from_secs(5);
 /// A stop drains what is in flight and flushes the device.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Writing the logs and tables of a device with zeros.
@@ -109,7 +112,12 @@ pub(super) fn daemon(layout: &Layout, programs: &Programs) -> Result<()> {
     if running.is_none() {
         step("Starting claudefsd");
         stop_orphan(layout)?;
-        if let Err(e) = TcpListener::bind(&address) {
+        let mut bound = Ok(());
+        wait_until(LET_GO, || {
+            bound = TcpListener::bind(&address).map(drop);
+            !matches!(&bound, Err(e) if e.kind() == ErrorKind::AddrInUse)
+        });
+        if let Err(e) = bound {
             bail!("can't listen on {address}: {e}. Stop what uses the port, or choose another with --port");
         }
         let log_path = layout.supervisor_log();
