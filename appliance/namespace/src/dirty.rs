@@ -128,6 +128,11 @@ impl Namespace {
         }
     }
 
+    /// Attributes of a file that still has this body of data.
+    pub fn attr_of(&mut self, ino: Ino, object: ObjectId) -> Result<Attr, LazyError> {
+        Ok(self.data_row(ino, object)?.0.attr(ino))
+    }
+
     fn is_marked(&self, ino: Ino) -> bool {
         self.view.lazy.get(&ino).is_some_and(|l| l.mark != 0)
     }

@@ -36,11 +36,13 @@ pub enum Table {
     Session = 0x20,
     /// `[client][slot u16]` -> sequence and reply.
     Replay = 0x21,
+    /// `[ino]` -> [`crate::layout::IntentRow`].
+    Intent = 0x22,
 }
 
 impl Table {
     /// All tables in key order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Super,
         Self::Counter,
         Self::Inode,
@@ -54,6 +56,7 @@ impl Table {
         Self::Dirty,
         Self::Session,
         Self::Replay,
+        Self::Intent,
     ];
 
     /// From its number.
@@ -205,6 +208,11 @@ impl Key {
     pub fn replay(client: ClientId, slot: Slot) -> Self {
         Self::of(Table::Replay, &[&client.0.to_be_bytes(), &slot.0.to_be_bytes()])
     }
+    /// A change of a range under way.
+    #[must_use]
+    pub fn intent(ino: Ino) -> Self {
+        Self::of(Table::Intent, &[&ino.0.to_be_bytes()])
+    }
 
     /// The bytes.
     #[must_use]
@@ -242,9 +250,13 @@ impl Key {
         match table {
             Table::Super => n == 1,
             Table::Counter => n == 2,
-            Table::Inode | Table::Symlink | Table::Orphan | Table::Free | Table::Dirty | Table::Session => {
-                n == 9
-            }
+            Table::Inode
+            | Table::Symlink
+            | Table::Orphan
+            | Table::Free
+            | Table::Dirty
+            | Table::Session
+            | Table::Intent => n == 9,
             Table::Dentry | Table::Xattr => n > 9 && n <= KEY_MAX,
             Table::DirCookie => n == 17,
             Table::ChunkMap => n == 13,

@@ -144,6 +144,41 @@ pub struct ReplayRow {
     pub sequence: le::U64,
 }
 
+/// A change of a range of many chunks that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IntentRow {
+    /// [`LAYOUT`].
+    pub layout: le::U16,
+    /// 0: fallocate. 1: a copy.
+    pub kind: le::U16,
+    /// Slot of the request.
+    pub slot: le::U16,
+    /// Must be zero.
+    pub zero: [u8; 2],
+    /// Of fallocate(2) (kind 0).
+    pub mode: le::U32,
+    /// Must be zero.
+    pub zero2: [u8; 4],
+    /// Session of the request; 0: nobody waits for its answer.
+    pub client: le::U64,
+    /// Sequence of the request on its slot.
+    pub sequence: le::U64,
+    /// Body of data that is changed.
+    pub object: le::U64,
+    /// First byte.
+    pub offset: le::U64,
+    /// Bytes.
+    pub len: le::U64,
+    /// Inode that is copied from (kind 1).
+    pub src: le::U64,
+    /// Its body of data (kind 1).
+    pub src_object: le::U64,
+    /// Its first byte (kind 1).
+    pub src_offset: le::U64,
+}
+
+const _: () = assert!(size_of::<IntentRow>() == 80);
 const _: () = assert!(size_of::<SuperRow>() == 40);
 const _: () = assert!(size_of::<InodeRow>() == 160);
 const _: () = assert!(size_of::<DentryRow>() == 24);
@@ -166,6 +201,13 @@ impl FreeRow {
     pub const WHOLE: u16 = 0;
     /// The object is cut.
     pub const CUT: u16 = 1;
+}
+
+impl IntentRow {
+    /// fallocate(2).
+    pub const ALLOCATE: u16 = 0;
+    /// copy_file_range(2).
+    pub const COPY: u16 = 1;
 }
 
 impl InodeRow {
@@ -361,6 +403,18 @@ pub fn replay(v: &[u8]) -> Result<(u64, &[u8]), &'static str> {
     Ok((r.sequence.get(), body))
 }
 
+/// Decodes a change under way.
+pub fn intent(v: &[u8]) -> Result<IntentRow, &'static str> {
+    let r: IntentRow = fixed(v)?;
+    layout(r.layout)?;
+    if r.kind.get() > IntentRow::COPY {
+        return Err("unknown kind of change under way");
+    }
+    r.offset.get().checked_add(r.len.get()).ok_or("range of a change under way")?;
+    r.src_offset.get().checked_add(r.len.get()).ok_or("range of a change under way")?;
+    Ok(r)
+}
+
 /// Encodes a directory entry and its position.
 pub(crate) fn encode_entry(ino: Ino, kind: FileKind, cookie: u64, name: &[u8]) -> (DentryRow, Vec<u8>) {
     let k = kind.dirent_type();
@@ -392,7 +446,7 @@ mod tests {
         #[test]
         fn decoders_take_any_bytes(v in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = (superblock(&v), counter(&v), inode(&v), dentry(&v), free(&v), page(&v));
-            let _ = (cookie(&v).is_ok(), replay(&v).is_ok());
+            let _ = (cookie(&v).is_ok(), replay(&v).is_ok(), intent(&v));
         }
     }
 

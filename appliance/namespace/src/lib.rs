@@ -28,7 +28,8 @@
 //! * Free list: after each device flush up to record `s`, `free_work(s, ..)`, delete what `free_chunks(entry, ..)` names,
 //!   `freed(entry)` until it gives no record.
 //! * Exactly once: `replayed(request)` before executing anything that has a slot; if new, `stale_open(request)` and close it.
-//!   The answer of a data operation is kept by the shard; that of one on many chunks by `answered(..)`.
+//!   The answer of a data operation is kept by the shard. One on many chunks is noted by `intend(..)` before it begins, and
+//!   ends with `answered(..)`; a start carries out `intents()` before it serves anybody.
 
 pub mod acl;
 pub mod applier;
@@ -37,6 +38,7 @@ mod exec;
 mod filter;
 mod free;
 pub mod fsck;
+pub mod intents;
 pub mod kv;
 pub mod layout;
 pub mod leases;

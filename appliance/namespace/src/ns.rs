@@ -4,6 +4,7 @@
 //! locks come before it. See the crate's page for how a shell drives it.
 
 use crate::exec::{self, Space, Touched};
+use crate::intents::Intent;
 use crate::kv::{Counter, Key, Table};
 use crate::layout::{self, BadRow, LAYOUT};
 use crate::limits::{self, FIRST_INO};
@@ -30,7 +31,8 @@ pub struct Boot {
 
 impl Boot {
     /// Tables that are read whole at start.
-    pub const TABLES: [Table; 4] = [Table::Super, Table::Counter, Table::Session, Table::Replay];
+    pub const TABLES: [Table; 5] =
+        [Table::Super, Table::Counter, Table::Session, Table::Replay, Table::Intent];
 }
 
 /// Why a namespace can't be opened.
@@ -85,6 +87,8 @@ pub struct Namespace {
     pub(crate) slots: BTreeMap<(ClientId, Slot), SlotState>,
     /// Writes of data under way.
     pub(crate) writing: BTreeMap<Ino, u32>,
+    /// Changes of ranges under way.
+    pub(crate) intents: BTreeMap<Ino, Intent>,
     sessions: BTreeMap<ClientId, Box<[u8]>>,
     uuid: [u8; 16],
     boot: u64,
@@ -102,6 +106,7 @@ impl Namespace {
             opens: Opens::default(),
             slots: BTreeMap::new(),
             writing: BTreeMap::new(),
+            intents: BTreeMap::new(),
             sessions: BTreeMap::new(),
             uuid: [0; 16],
             boot: 0,
@@ -183,9 +188,16 @@ impl Namespace {
                     return Ok(());
                 };
                 let (sequence, body) = layout::replay(v).map_err(bad)?;
-                let outcome = Some(Ok(reply::decode(body).map_err(bad)?));
+                let outcome = Some(reply::decode(body).map_err(bad)?);
                 self.slots
                     .insert(at, SlotState { sequence, outcome, depends_on: self.view.last(), logged: true });
+            }
+            (Some(Table::Intent), v) => {
+                let ino = Ino(key.id().ok_or_else(|| bad("key is too short"))?);
+                match v {
+                    Some(v) => self.intents.insert(ino, Intent::decode(ino, v).map_err(bad)?),
+                    None => self.intents.remove(&ino),
+                };
             }
             _ => {}
         }
@@ -264,7 +276,7 @@ impl Namespace {
             return None;
         }
         if ctx.request.slot != Slot::IDEMPOTENT {
-            writes.push(once::row(ctx.request, reply));
+            writes.push(once::row(ctx.request, Ok(reply)));
         }
         Some(self.log(writes))
     }
@@ -285,6 +297,10 @@ impl Namespace {
     /// Sessions stored, in order of their numbers.
     pub fn sessions(&self) -> impl Iterator<Item = (ClientId, &[u8])> {
         self.sessions.iter().map(|(c, b)| (*c, &**b))
+    }
+
+    pub(crate) fn has_session(&self, client: ClientId) -> bool {
+        self.sessions.contains_key(&client)
     }
 
     /// Ends a session step by step: closes its opens, then drops its stored replies and its row. Call again until it gives
@@ -317,6 +333,7 @@ impl Namespace {
         }
         if !more && self.sessions.remove(&client).is_some() {
             writes.push((Key::session(client), None));
+            writes.extend(self.disown_intents(client));
         }
         if writes.is_empty() {
             return Ok(None);

@@ -7,7 +7,7 @@ use crate::kv::Key;
 use crate::layout::{LAYOUT, ReplayRow};
 use crate::ns::Namespace;
 use crate::op::{OpCtx, Outcome, Reply};
-use crate::record::{Record, Seq};
+use crate::record::Seq;
 use crate::reply;
 use crate::view::Miss;
 use wire::{Errno, Ino, RequestId, Slot};
@@ -40,10 +40,10 @@ pub(crate) struct SlotState {
 }
 
 /// The row that keeps an answer.
-pub(crate) fn row(request: RequestId, reply: &Reply) -> (Key, Option<Box<[u8]>>) {
+pub(crate) fn row(request: RequestId, outcome: Result<&Reply, Errno>) -> (Key, Option<Box<[u8]>>) {
     let head = ReplayRow { layout: LAYOUT.into(), zero: [0; 6], sequence: request.sequence.into() };
     let mut value = head.as_bytes().to_vec();
-    reply::encode(reply, &mut value);
+    reply::encode(outcome, &mut value);
     (Key::replay(request.client, request.slot), Some(value.into()))
 }
 
@@ -125,17 +125,6 @@ impl Namespace {
         let logged = self.slots.get(&(request.client, request.slot)).is_some_and(|s| s.logged);
         let state = SlotState { sequence: request.sequence, outcome: None, depends_on: 0, logged };
         self.slots.insert((request.client, request.slot), state);
-    }
-
-    /// A data operation on many chunks is complete: its answer, in one record with the attributes that it left.
-    pub fn answered(&mut self, request: RequestId, ino: Ino, reply: &Reply) -> Record {
-        let mut writes = self.lazy_rows(ino);
-        writes.push(row(request, reply));
-        let record = self.log(writes);
-        let outcome = Some(Ok(reply.clone()));
-        let state = SlotState { sequence: request.sequence, outcome, depends_on: record.seq(), logged: true };
-        self.slots.insert((request.client, request.slot), state);
-        record
     }
 
     /// Handle known only from the stored reply of a slot that is used again: the client never took it. To be closed.

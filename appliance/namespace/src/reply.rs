@@ -1,9 +1,9 @@
 //! Bytes of a stored reply, for the repeat of a request after a restart.
 //!
-//! Owns the encoding of the replies of operations that change something. Must not hold grants: leases do not survive.
+//! Owns the encoding of the replies of operations that change something, and of errors that may have changed something. Must not hold grants: leases do not survive.
 
-use crate::op::Reply;
-use wire::{Attr, Ino};
+use crate::op::{Outcome, Reply};
+use wire::{Attr, Errno, Ino};
 use zerocopy::{FromBytes, IntoBytes, little_endian as le};
 
 const DONE: u8 = 1;
@@ -14,13 +14,21 @@ const REMOVED: u8 = 5;
 const RENAMED: u8 = 6;
 const OPENED: u8 = 7;
 const COUNT: u8 = 8;
+const FAILED: u8 = 9;
 const EXISTED: u8 = 1;
 const HAS_HANDLE: u8 = 2;
 
 /// Appends a reply. Replies of operations that only read have no encoding: they run again.
-pub(crate) fn encode(reply: &Reply, out: &mut Vec<u8>) {
+pub(crate) fn encode(outcome: Result<&Reply, Errno>, out: &mut Vec<u8>) {
     let head = |out: &mut Vec<u8>, tag, flags| out.extend_from_slice(&[tag, flags, 0, 0, 0, 0, 0, 0]);
     let int = |out: &mut Vec<u8>, v: u64| out.extend_from_slice(&v.to_le_bytes());
+    let reply = match outcome {
+        Ok(reply) => reply,
+        Err(e) => {
+            head(out, FAILED, 0);
+            return int(out, u64::from(e.0));
+        }
+    };
     match reply {
         Reply::Attr(a) | Reply::Entry(a) => {
             head(out, if matches!(reply, Reply::Attr(_)) { ATTR } else { ENTRY }, 0);
@@ -56,7 +64,7 @@ pub(crate) fn encode(reply: &Reply, out: &mut Vec<u8>) {
 }
 
 /// Decodes a stored reply.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, &'static str> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Outcome, &'static str> {
     let (head, rest) = bytes.split_at_checked(8).ok_or("stored reply is too short")?;
     if head[2..] != [0; 6] || head[1] > (EXISTED | HAS_HANDLE) {
         return Err("stored reply has unknown flags");
@@ -70,30 +78,32 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, &'static str> {
         Ok(le::U64::read_from_bytes(b).map_err(|_| "stored reply is too short")?.get())
     };
     let after = |n: usize| rest.get(n * 8..).unwrap_or_default();
-    match head[0] {
-        DONE if rest.is_empty() => Ok(Reply::Done),
-        ATTR => Ok(Reply::Attr(attr(rest)?)),
-        ENTRY => Ok(Reply::Entry(attr(rest)?)),
+    let reply = match head[0] {
+        DONE if rest.is_empty() => Reply::Done,
+        ATTR => Reply::Attr(attr(rest)?),
+        ENTRY => Reply::Entry(attr(rest)?),
         CREATED => {
             let handle = int(rest, 0)?;
             let handle = (head[1] & HAS_HANDLE != 0).then_some(handle);
-            Ok(Reply::Created { attr: attr(after(1))?, handle, existed: head[1] & EXISTED != 0 })
+            Reply::Created { attr: attr(after(1))?, handle, existed: head[1] & EXISTED != 0 }
         }
         REMOVED if rest.len() == 16 => {
             let nlink = u32::try_from(int(rest, 1)?).map_err(|_| "link count of a stored reply")?;
-            Ok(Reply::Removed { ino: Ino(int(rest, 0)?), nlink })
+            Reply::Removed { ino: Ino(int(rest, 0)?), nlink }
         }
         RENAMED if rest.len() == 16 => {
             let replaced = int(rest, 1)?;
-            Ok(Reply::Renamed {
-                moved: Ino(int(rest, 0)?),
-                replaced: (replaced != 0).then_some(Ino(replaced)),
-            })
+            Reply::Renamed { moved: Ino(int(rest, 0)?), replaced: (replaced != 0).then_some(Ino(replaced)) }
         }
-        COUNT if rest.len() == 8 => Ok(Reply::Count(int(rest, 0)?)),
-        OPENED => Ok(Reply::Opened { handle: int(rest, 0)?, attr: attr(after(1))? }),
-        _ => Err("stored reply of unknown kind or length"),
-    }
+        COUNT if rest.len() == 8 => Reply::Count(int(rest, 0)?),
+        FAILED if rest.len() == 8 => {
+            let errno = u16::try_from(int(rest, 0)?).ok().filter(|e| (1..4096).contains(e));
+            return Ok(Err(Errno(errno.ok_or("error of a stored reply")?)));
+        }
+        OPENED => Reply::Opened { handle: int(rest, 0)?, attr: attr(after(1))? },
+        _ => return Err("stored reply of unknown kind or length"),
+    };
+    Ok(Ok(reply))
 }
 
 #[cfg(test)]
@@ -119,14 +129,17 @@ mod tests {
             Reply::Count(1 << 40),
         ] {
             let mut v = Vec::new();
-            encode(&r, &mut v);
-            assert_eq!(decode(&v), Ok(r));
+            encode(Ok(&r), &mut v);
+            assert_eq!(decode(&v), Ok(Ok(r)));
         }
+        let mut v = Vec::new();
+        encode(Err(Errno::ENOSPC), &mut v);
+        assert_eq!(decode(&v), Ok(Err(Errno::ENOSPC)));
     }
 
     proptest! {
         #[test]
-        fn any_bytes(v in proptest::collection::vec(any::<u8>(), 0..200), tag in 0_u8..10) {
+        fn any_bytes(v in proptest::collection::vec(any::<u8>(), 0..200), tag in 0_u8..11) {
             let _ = decode(&v);
             let mut v = v;
             if v.len() > 8 {

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{CLIENT, ROOT, World};
+use namespace::intents::{Change, Intent};
 use namespace::{Replayed, Reply, Wrote};
 use wire::{Ino, ObjectId, RequestId, Slot, Timestamp};
 
@@ -62,10 +63,16 @@ fn the_answer_of_a_data_operation_survives_with_its_effect() {
     let request = |sequence| RequestId { client: CLIENT, slot: Slot(3), sequence };
     let p = w.lazy(|ns| ns.prepare_write(f, object)).expect("prepared");
     w.push(p.record);
+    let record = w.ns.put_session(CLIENT, &[1]);
+    w.push(Some(record));
     w.ns.slot_used(request(5));
+    let change = Change::Allocate(3);
+    let intent = Intent { request: request(5), ino: f, object, offset: 0, len: 77, change };
+    let record = w.ns.intend(intent);
+    w.push(Some(record));
     assert_eq!(w.ns.replayed(request(5)), Replayed::New, "it is under way");
     wrote(&mut w, f, object, 77);
-    let record = w.ns.answered(request(5), f, &Reply::Count(77));
+    let record = w.ns.answered(f, &Ok(Reply::Count(77)));
     w.push(Some(record));
     w.crash();
     assert_eq!(w.attr(f).size.get(), 77);
@@ -74,4 +81,60 @@ fn the_answer_of_a_data_operation_survives_with_its_effect() {
         other => panic!("{other:?}"),
     }
     assert_eq!(w.ns.replayed(request(4)), Replayed::Bad);
+}
+
+/// A start finds what was begun, also once it stands in the database; its error is the repeat's answer.
+#[test]
+fn a_change_of_a_range_is_found_until_it_is_answered() {
+    let mut w = World::new(18);
+    let f = w.file(ROOT, "f");
+    let object = w.attr(f).object();
+    let session = w.ns.put_session(CLIENT, &[1]);
+    w.push(Some(session));
+    let request = RequestId { client: CLIENT, slot: Slot(3), sequence: 5 };
+    let change = Change::Copy { src: f, object, offset: 9 };
+    let intent = Intent { request, ino: f, object, offset: 1 << 30, len: 77, change };
+    let p = w.lazy(|ns| ns.prepare_write(f, object)).expect("prepared");
+    w.push(p.record);
+    let noted = w.ns.intend(intent);
+    w.push(Some(noted));
+    w.crash();
+    assert_eq!(w.ns.intents(), [intent]);
+    w.apply(usize::MAX);
+    w.crash();
+    assert_eq!(w.ns.intents(), [intent]);
+    let record = w.ns.answered(f, &Err(wire::Errno::ENOSPC));
+    w.push(Some(record));
+    w.crash();
+    assert_eq!(w.ns.intents(), []);
+    match w.ns.replayed(request) {
+        Replayed::Repeat { outcome, .. } => assert_eq!(*outcome, Err(wire::Errno::ENOSPC)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The answer of a session that has ended must not stand where the next session of its name asks.
+#[test]
+fn a_change_of_a_range_outlives_its_session_without_an_answer() {
+    let mut w = World::new(19);
+    let f = w.file(ROOT, "f");
+    let object = w.attr(f).object();
+    let session = w.ns.put_session(CLIENT, &[1]);
+    w.push(Some(session));
+    let request = RequestId { client: CLIENT, slot: Slot(3), sequence: 5 };
+    let change = Change::Allocate(3);
+    let noted = w.ns.intend(Intent { request, ino: f, object, offset: 0, len: 77, change });
+    w.push(Some(noted));
+    while let Some(step) = w.settle(|ns| ns.end_session(CLIENT, Timestamp::default())) {
+        w.push(step.record);
+    }
+    let session = w.ns.put_session(CLIENT, &[1]);
+    w.push(Some(session));
+    w.crash();
+    assert_eq!(w.ns.intents().len(), 1);
+    let record = w.ns.answered(f, &Ok(Reply::Done));
+    w.push(Some(record));
+    assert_eq!(w.ns.replayed(request), Replayed::New);
+    w.crash();
+    assert_eq!(w.ns.replayed(request), Replayed::New);
 }

@@ -143,8 +143,12 @@ impl<D: BlockDevice> Data<D> {
         if read.exists {
             return Ok(read.pieces);
         }
-        let exists = self.meta().ns(|ns, _| ns.has_chunk(ino, key.index)).await;
-        if exists.map_err(|e| lazy_status(&e))? {
+        // Where the body is no longer the file's, its chunks may just have been deleted: they are no holes.
+        let exists = self.meta().ns(|ns, _| {
+            ns.attr_of(ino, key.object)?;
+            ns.has_chunk(ino, key.index)
+        });
+        if exists.await.map_err(|e| lazy_status(&e))? {
             let path = self.0.naming.of(ino.0);
             tracing::error!(
                 ino = ino.0,

@@ -59,6 +59,7 @@ impl Flusher {
         let freeing = Freeing::new(meta.clone(), Rc::clone(&stop));
         let (freer, awake) = (freeing.clone(), freeing.clone());
         let work = Rc::new(Work { meta, data, device, server, freeing, stop: Rc::clone(&stop) });
+        work.meta.room.open();
         let every = config.durability.flush_ms.duration();
         let (ticking, flushing) = (Rc::clone(&work), work);
         let tasks = vec![

@@ -193,6 +193,7 @@ impl<D: BlockDevice> Node<D> {
             "the store is open"
         );
         let data = Data::new(meta.clone(), Rc::clone(&base.device));
+        data.resume().await;
         let admin = Admin::new(Parts {
             meta: meta.clone(),
             device: Rc::clone(&base.device),

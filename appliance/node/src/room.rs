@@ -22,6 +22,8 @@ const CALM: usize = 2;
 /// Rounds of the flusher, and who waits for them.
 #[derive(Default)]
 pub(crate) struct Room {
+    /// Somebody makes rounds.
+    open: Cell<bool>,
     wanted: Cell<bool>,
     ask: Notify,
     begun: Cell<u64>,
@@ -30,6 +32,11 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// Rounds are made from now on.
+    pub(crate) fn open(&self) {
+        self.open.set(true);
+    }
+
     /// Ends when somebody waits for a round.
     pub(crate) async fn asked(&self) {
         loop {
@@ -74,6 +81,13 @@ pub(crate) async fn with_room<D: BlockDevice, T>(
     mut change: impl AsyncFnMut() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let mut result = change().await;
+    if !meta.room.open.get() {
+        // While the node starts, only what was replaced comes back, with a flush.
+        if matches!(&result, Err(e) if e.errno == Errno::ENOSPC) && meta.log.flush().await.is_ok() {
+            result = change().await;
+        }
+        return result;
+    }
     let mut calm = 0;
     for _ in 0..ROUNDS {
         if calm == CALM || !matches!(&result, Err(e) if e.errno == Errno::ENOSPC) {

@@ -143,7 +143,7 @@ fn wrong_counts_are_corrected() {
 fn rows_that_belong_to_nothing_are_removed() {
     let replay = layout::ReplayRow { layout: layout::LAYOUT.into(), zero: [0; 6], sequence: 3.into() };
     let mut reply = replay.as_bytes().to_vec();
-    crate::reply::encode(&crate::Reply::Done, &mut reply);
+    crate::reply::encode(Ok(&crate::Reply::Done), &mut reply);
     for (key, value) in [
         (Key::xattr(Ino(15), b"user.x"), &b"1"[..]),
         (Key::symlink(Ino(15)), b"x"),

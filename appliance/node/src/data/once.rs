@@ -29,6 +29,8 @@ enum State {
 /// The last data request of a slot, as long as this daemon lives.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Last {
+    /// No two runs share it.
+    run: u64,
     sequence: u64,
     state: State,
 }
@@ -45,20 +47,24 @@ pub(super) enum Begun<D: BlockDevice> {
 pub(super) struct Ending<D: BlockDevice> {
     data: Data<D>,
     at: (ClientId, Slot),
+    run: u64,
 }
 
 impl<D: BlockDevice> Ending<D> {
     pub(super) fn end(self, result: Result<Kept, Status>) {
-        if let Some(l) = self.data.0.last.borrow_mut().get_mut(&self.at) {
+        // The slot may be another session's by now.
+        let mut last = self.data.0.last.borrow_mut();
+        if let Some(l) = last.get_mut(&self.at).filter(|l| l.run == self.run) {
             l.state = State::Ended(result);
         }
+        drop(last);
     }
 }
 
 impl<D: BlockDevice> Drop for Ending<D> {
     fn drop(&mut self) {
         let mut last = self.data.0.last.borrow_mut();
-        if last.get(&self.at).is_some_and(|l| matches!(l.state, State::Running)) {
+        if last.get(&self.at).is_some_and(|l| l.run == self.run && matches!(l.state, State::Running)) {
             last.remove(&self.at);
         }
         drop(last);
@@ -79,15 +85,16 @@ impl<D: BlockDevice> Data<D> {
             match found {
                 Some(l) if l.sequence > header.sequence => return Err(Status::BadSequence),
                 Some(Last { state: State::Running, .. }) => ended.await,
-                Some(Last { sequence, state: State::Ended(result) }) if sequence == header.sequence => {
+                Some(Last { sequence, state: State::Ended(result), .. }) if sequence == header.sequence => {
                     return Ok(Begun::Repeat(result));
                 }
                 found => break found.is_none(),
             }
         };
-        let last = Last { sequence: header.sequence, state: State::Running };
+        let run = self.meta().new_id().0;
+        let last = Last { run, sequence: header.sequence, state: State::Running };
         self.0.last.borrow_mut().insert(at, last);
-        let ending = Ending { data: self.clone(), at };
+        let ending = Ending { data: self.clone(), at, run };
         let request = header.id();
         let replayed = self.meta().machine_mut(|m| {
             let replayed = m.namespace().replayed(request);

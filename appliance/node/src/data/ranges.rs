@@ -1,11 +1,13 @@
 //! What changes ranges of many chunks: fallocate(2) and copy_file_range(2) within the server.
 //!
-//! Each runs alone in the file that it changes. Its answer is logged in one record with the attributes that it leaves, before others
-//! are let in: a repeat never runs over what they did.
+//! Each runs alone in the file that it changes. It is noted in the log before its first chunk is touched, and its answer in one
+//! record with the attributes that it leaves, before others are let in. A start carries out what is noted, so a repeat never
+//! runs over what others did.
 
 use super::once::{Begun, Kept, stamp};
 use super::*;
-use namespace::Reply;
+use namespace::intents::{Change, Intent};
+use namespace::{Outcome, Reply};
 
 /// Bytes that one CopyRange moves at most; the client asks again for the rest, so that its deadline is met.
 const COPY_MAX: u64 = 16 << 20;
@@ -46,20 +48,91 @@ impl<D: BlockDevice> Data<D> {
         r: &m::Fallocate,
         end: u64,
     ) -> Result<(Attr, Grant), Status> {
-        let punch = r.mode & PUNCH_HOLE != 0;
         let part = Part { ino: r.ino, access: Access::Modify, object: None, alone: true, cache: false };
         let (admitted, _inside) = self.admit(header, smallvec![part]).await?;
-        let (mut attr, grant) = one(&admitted)?;
-        if !punch {
+        let (attr, grant) = one(&admitted)?;
+        if r.mode & PUNCH_HOLE == 0 {
             self.has_room(&attr, end - r.offset).await?;
         }
-        let object = attr.object();
-        let marked = self.mark(r.ino, object).await?;
-        self.durable(marked.seq).await?;
-        let mut at = r.offset;
+        let (ino, object, change) = (r.ino, attr.object(), Change::Allocate(r.mode));
+        let intent =
+            Intent { request: header.id(), ino, object, offset: r.offset, len: end - r.offset, change };
+        let done = self.carry_out(&intent, attr, true).await?;
+        Ok((done.attr, grant))
+    }
+
+    /// Carries a change of a range to its end: notes it if it is `new`, touches the chunks, logs the answer with what it made of
+    /// the file. Nobody else may be in the file.
+    async fn carry_out(&self, intent: &Intent, attr: Attr, new: bool) -> Result<Done, Status> {
+        // Held to the end: the mark must not go while chunks change.
+        let marked = self.mark(intent.ino, intent.object).await?;
+        let mut seq = marked.seq;
+        if new {
+            let noted = self.meta().ns(|ns, log| {
+                let record = ns.intend(*intent);
+                let seq = record.seq();
+                log.push(record);
+                Ok(seq)
+            });
+            seq = noted.await.map_err(|e| lazy_status(&e))?;
+        }
+        let done = match self.durable(seq).await {
+            Ok(()) => self.change(intent, attr).await,
+            Err(status) => Err(status),
+        };
+        let outcome = match &done {
+            Ok(done) => Ok(done.reply.clone()),
+            Err(Status::Errno(e)) => Err(*e),
+            Err(Status::StaleObject) => Err(Errno::ESTALE),
+            Err(_) => Err(Errno::EIO),
+        };
+        self.answered(intent.ino, &outcome).await?;
+        done
+    }
+
+    async fn change(&self, intent: &Intent, attr: Attr) -> Result<Done, Status> {
+        match intent.change {
+            Change::Allocate(mode) => self.allocate(intent, mode, attr).await,
+            Change::Copy { .. } => self.copy_all(intent, attr).await,
+        }
+    }
+
+    /// Carries out what an earlier life of the daemon has begun. Before anybody is served.
+    pub(crate) async fn resume(&self) {
+        for intent in self.meta().machine_mut(|m| m.namespace().intents()) {
+            let (ino, offset, len) = (intent.ino.0, intent.offset, intent.len);
+            match self.resume_one(&intent).await {
+                Ok(()) => tracing::info!(ino, offset, len, "a change of a range is carried to its end"),
+                // It stays noted where not even that could be logged; then nobody can change the file either.
+                Err(status) => {
+                    tracing::error!(ino, offset, len, ?status, "a change of a range can't be carried out");
+                }
+            }
+        }
+    }
+
+    async fn resume_one(&self, intent: &Intent) -> Result<(), Status> {
+        let found = self.meta().ns(|ns, _| ns.attr_of(intent.ino, intent.object)).await;
+        match found {
+            Ok(attr) => self.carry_out(intent, attr, false).await.map(drop),
+            // Cut to nothing or removed, as if right after the change.
+            Err(LazyError::StaleObject) => {
+                let reply = match intent.change {
+                    Change::Allocate(_) => Reply::Done,
+                    Change::Copy { .. } => Reply::Count(intent.len),
+                };
+                self.answered(intent.ino, &Ok(reply)).await
+            }
+            Err(e) => Err(lazy_status(&e)),
+        }
+    }
+
+    async fn allocate(&self, intent: &Intent, mode: u32, mut attr: Attr) -> Result<Done, Status> {
+        let (ino, object, end) = (intent.ino, intent.object, intent.offset + intent.len);
+        let mut at = intent.offset;
         while at < end {
-            if punch {
-                let next = self.next_chunk(r.ino, split(at).0).await?;
+            if mode & PUNCH_HOLE != 0 {
+                let next = self.next_chunk(ino, split(at).0).await?;
                 let Some(next) = next.filter(|n| u64::from(*n) * CHUNK_SIZE < end) else { break };
                 at = at.max(u64::from(next) * CHUNK_SIZE);
             }
@@ -69,22 +142,21 @@ impl<D: BlockDevice> Data<D> {
             at += len;
             // Others have their turn: a call may mean millions of chunks.
             reactor::yield_now().await;
-            let grown = if r.mode & KEEP_SIZE == 0 { at } else { 0 };
+            let grown = if mode & KEEP_SIZE == 0 { at } else { 0 };
             let min_length = if grown > 0 { offset + len as u32 } else { 0 };
             let stamp = Stamp { min_length, ..stamp() };
             let store = &self.meta().store;
-            let change = async || match r.mode & !KEEP_SIZE {
+            let change = async || match mode & !KEEP_SIZE {
                 PUNCH_HOLE => store.punch(key, offset, len as u32, stamp).await,
                 ZERO_RANGE => store.zero(key, offset, len as u32, stamp).await,
                 _ => store.preallocate(key, offset, len as u32, stamp).await,
             };
             let outcome = with_room(self.meta(), change).await;
-            let outcome = outcome.map_err(|e| self.bad(r.ino, key, &e))?;
-            let piece = Piece { ino: r.ino, object, index, end: grown, kill: false };
+            let outcome = outcome.map_err(|e| self.bad(ino, key, &e))?;
+            let piece = Piece { ino, object, index, end: grown, kill: false };
             attr = self.wrote(&piece, &outcome).await?.0;
         }
-        self.answered(header, r.ino, &Reply::Done).await?;
-        Ok((attr, grant))
+        Ok(Done { attr, reply: Reply::Done })
     }
 
     /// Refuses what certainly does not fit before anything is done: blocks that the file has may be enough for a part of the
@@ -102,10 +174,9 @@ impl<D: BlockDevice> Data<D> {
     }
 
     /// Logs the answer with what the operation made of the file, durably.
-    async fn answered(&self, header: &Header, ino: Ino, reply: &Reply) -> Result<(), Status> {
-        let request = header.id();
+    async fn answered(&self, ino: Ino, outcome: &Outcome) -> Result<(), Status> {
         let seq = self.meta().ns(|ns, log| {
-            let record = ns.answered(request, ino, reply);
+            let record = ns.answered(ino, outcome);
             let seq = record.seq();
             log.push(record);
             Ok(seq)
@@ -135,7 +206,7 @@ impl<D: BlockDevice> Data<D> {
             smallvec![part(r.dst, Access::Modify, true), part(r.src, Access::Read, false)]
         };
         let (admitted, _inside) = self.admit(header, parts).await?;
-        let (mut attr, grant) = one(&admitted)?;
+        let (attr, grant) = one(&admitted)?;
         let src = *admitted.attrs.last().ok_or(Status::Errno(Errno::EIO))?;
         let len = r.len.min(src.size.get().saturating_sub(r.src_offset)).min(COPY_MAX);
         let end = r.dst_offset.checked_add(len).filter(|e| *e <= FILE_MAX);
@@ -145,39 +216,51 @@ impl<D: BlockDevice> Data<D> {
             return Err(Status::Errno(Errno::EINVAL));
         }
         self.durable(admitted.depends_on).await?;
+        if len == 0 {
+            return Ok((0, (attr, grant)));
+        }
+        let change = Change::Copy { src: r.src, object: src.object(), offset: r.src_offset };
+        let (ino, object, offset) = (r.dst, attr.object(), r.dst_offset);
+        let intent = Intent { request: header.id(), ino, object, offset, len, change };
+        let done = self.carry_out(&intent, attr, true).await?;
+        let len = if let Reply::Count(n) = done.reply { n } else { 0 };
+        Ok((len, (done.attr, grant)))
+    }
+
+    async fn copy_all(&self, intent: &Intent, mut attr: Attr) -> Result<Done, Status> {
         let mut done = 0;
-        while done < len {
-            match self.copy_piece(r, &src, attr.object(), done, len - done).await {
+        while done < intent.len {
+            match self.copy_piece(intent, done).await {
                 Ok((new, n)) => (attr, done) = (new, done + n),
                 // What was copied before the failure counts.
                 Err(_) if done > 0 => break,
                 Err(status) => return Err(status),
             }
         }
-        if done > 0 {
-            self.answered(header, r.dst, &Reply::Count(done)).await?;
-        }
-        Ok((done, (attr, grant)))
+        Ok(Done { attr, reply: Reply::Count(done) })
     }
 
     /// Copies up to the next end of a chunk; gives how much.
-    async fn copy_piece(
-        &self,
-        r: &m::CopyRange,
-        src: &Attr,
-        object: ObjectId,
-        done: u64,
-        left: u64,
-    ) -> Result<(Attr, u64), Status> {
-        let (src_index, src_at) = split(r.src_offset + done);
-        let (index, at) = split(r.dst_offset + done);
-        let n = left.min(CHUNK_SIZE - u64::from(src_at.max(at)));
-        let from = ChunkKey { object: src.object(), index: src_index };
-        let pieces = self.read_range(r.src, from, src_at, n as u32).await?;
-        let piece = Piece { ino: r.dst, object, index, end: r.dst_offset + done + n, kill: false };
+    async fn copy_piece(&self, intent: &Intent, done: u64) -> Result<(Attr, u64), Status> {
+        let Change::Copy { src, object: from, offset } = intent.change else {
+            return Err(Status::Malformed);
+        };
+        let (src_index, src_at) = split(offset + done);
+        let (index, at) = split(intent.offset + done);
+        let n = (intent.len - done).min(CHUNK_SIZE - u64::from(src_at.max(at)));
+        let from = ChunkKey { object: from, index: src_index };
+        let pieces = self.read_range(src, from, src_at, n as u32).await?;
+        let (ino, object) = (intent.ino, intent.object);
+        let piece = Piece { ino, object, index, end: intent.offset + done + n, kill: false };
         let (attr, _) = self.write_piece(&piece, at, joined(pieces), stamp()).await?;
         Ok((attr, n))
     }
+}
+
+/// What a change of a range came to.
+struct Done {
+    attr: Attr,
+    reply: Reply,
 }
 
 /// Pieces as one buffer: as it is where there is only one.

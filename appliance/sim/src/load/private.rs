@@ -1,7 +1,7 @@
 //! A client's own folder: nobody else works there, so every answer is known beforehand.
 
 use anyhow::{Context, Result, bail, ensure};
-use client::service::{FileService, Handle, RenameMode, SetAttr, WriteFlags};
+use client::service::{FileService, Handle, Place, RenameMode, SetAttr, WriteFlags};
 use client::{Client, Ctx};
 use hugepages::Buf;
 use reactor::sim;
@@ -82,6 +82,9 @@ impl Model {
             0..5 => self.write(client, file).await.with_context(|| format!("writing {shown}")),
             5..7 => self.read(client, file).await.with_context(|| format!("reading {shown}")),
             7..9 => self.truncate(client, file).await.with_context(|| format!("truncating {shown}")),
+            9 if sim::below(2) == 0 => {
+                self.copy(client, file).await.with_context(|| format!("copying to {shown}"))
+            }
             9 => self.allocate(client, file).await.with_context(|| format!("fallocate of {shown}")),
             10 => self.stat(client, dir, &name, file).await.with_context(|| format!("stat of {shown}")),
             11 => self.rename(client, dir, &name).await.with_context(|| format!("renaming {shown}")),
@@ -213,6 +216,36 @@ impl Model {
             known.data[at.min(end)..end].fill(0);
         }
         same("the size after it", attrs.attr.size.get(), known.data.len() as u64)
+    }
+
+    /// From one of the files with a name, perhaps the same.
+    async fn copy(&mut self, client: &Client, to: usize) -> Result<()> {
+        let drawn = sim::below(self.names.len() as u64) as usize;
+        let Some(&from) = self.names.values().nth(drawn) else { bail!("no file has a name") };
+        let (src, dst, len) = (offset(), offset(), length() * (1 + sim::below(40)));
+        let (source, target) = (self.files[from].ino, self.files[to].ino);
+        let known = &self.files[from].data;
+        let bytes = known[(src as usize).min(known.len())..((src + len) as usize).min(known.len())].to_vec();
+        let (reader, writer) = (super::open(client, source).await?, super::open(client, target).await?);
+        let place = |ino, handle, offset| Place { ino, handle, offset };
+        let (src, at) = (place(source, reader, src), place(target, writer, dst));
+        let copied = client.copy_range(&Ctx::default(), src, at, len).await;
+        client.close(&Ctx::default(), source, reader, None).await?;
+        client.close(&Ctx::default(), target, writer, None).await?;
+        let overlap = src.offset < dst + bytes.len() as u64 && dst < src.offset + bytes.len() as u64;
+        if from == to && overlap && !bytes.is_empty() {
+            return same("a copy onto itself", copied, Err(Errno::EINVAL));
+        }
+        same("bytes copied", copied, Ok(bytes.len() as u64))?;
+        let known = &mut self.files[to].data;
+        let end = dst as usize + bytes.len();
+        if !bytes.is_empty() && known.len() < end {
+            known.resize(end, 0);
+        }
+        if !bytes.is_empty() {
+            known[dst as usize..end].copy_from_slice(&bytes);
+        }
+        Ok(())
     }
 
     async fn stat(&self, client: &Client, dir: Ino, name: &[u8], file: usize) -> Result<()> {
