@@ -6,6 +6,8 @@
 //! - `WRITEBACK_CACHE`: with it the kernel owns size and times of a file and would not believe another mount's. Writes go through instead:
 //!   write(2) returns when the server has acknowledged. Pages stay cached for reading.
 //! - `AUTO_INVAL_DATA`: recalls say exactly what to drop (`EXPLICIT_INVAL_DATA`); comparing mtimes would drop our own fresh pages.
+//! - `ATOMIC_O_TRUNC`: the kernel would have us cut the file before it looks whether the file is a program that runs: O_RDONLY|O_TRUNC
+//!   is ETXTBSY, and the program is gone. Without it the kernel looks first and then sends SETATTR.
 //! - `NO_OPENDIR_SUPPORT`: it makes the kernel cache listings of *every* directory, leased or not, until it is told otherwise.
 //! - `NO_OPEN_SUPPORT`: opens must reach the server, which keeps unlinked files alive for them.
 //! - `CACHE_SYMLINKS`: a cached target outlives its inode's lease only where nothing invalidates it; recalls that name data do, but a
@@ -23,7 +25,6 @@ use crate::abi::{MAJOR, MAX_PAGES, MAX_WRITE, MINOR, MINOR_OLDEST};
 pub const WANTED: u64 = ASYNC_READ
     | POSIX_LOCKS
     | FLOCK_LOCKS
-    | ATOMIC_O_TRUNC
     | EXPORT_SUPPORT
     | BIG_WRITES
     | DONT_MASK
@@ -48,7 +49,6 @@ const MAX_PAGES_FLAG: u64 = crate::abi::flags::init::MAX_PAGES;
 const NEEDED: &[(u64, &str)] = &[
     (POSIX_LOCKS, "POSIX_LOCKS"),
     (FLOCK_LOCKS, "FLOCK_LOCKS"),
-    (ATOMIC_O_TRUNC, "ATOMIC_O_TRUNC"),
     (BIG_WRITES, "BIG_WRITES"),
     (DONT_MASK, "DONT_MASK"),
     (POSIX_ACL, "POSIX_ACL"),

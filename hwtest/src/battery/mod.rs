@@ -38,6 +38,7 @@ pub const QUICK: &[(&str, Check)] = &[
     ("shared maps", contents::maps),
     ("temporary files", special::tmpfile),
     ("execution", special::execution),
+    ("running programs can't be changed", special::running_programs),
     ("pipes and sockets", special::pipes_and_sockets),
     ("locks", special::locks),
     ("a waiting locker dies on SIGKILL", special::killed_waiter),

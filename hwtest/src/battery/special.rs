@@ -1,9 +1,10 @@
 //! Locks, special files, execution, totals.
 
-use super::program;
+use super::{fails, program, shell};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -25,12 +26,36 @@ pub(super) fn tmpfile(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+// Programs are written by other processes: a descriptor of ours could live on for a moment in a process that another thread
+// starts, and then running the program would be ETXTBSY.
 pub(super) fn execution(dir: &Path) -> Result<()> {
-    fs::copy("/bin/true", dir.join("true"))?;
+    program(dir, "cp", &["/bin/true", "true"])?;
     program(dir, "./true", &[])?;
-    fs::write(dir.join("script"), "#!/bin/sh\nexit 0\n")?;
-    fs::set_permissions(dir.join("script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    shell(dir, "printf '#!/bin/sh\nexit 0\n' >script; chmod 755 script")?;
     program(dir, "./script", &[])?;
+    Ok(())
+}
+
+/// Nobody can write to a program that runs, or cut it: an open with O_RDONLY and O_TRUNC was ETXTBSY and cut it nevertheless.
+pub(super) fn running_programs(dir: &Path) -> Result<()> {
+    shell(dir, "cp $(command -v sleep) sleep")?;
+    let path = dir.join("sleep");
+    let size = fs::metadata(&path)?.len();
+    let mut runs = Command::new(&path).arg("600").spawn()?;
+    let refused = || {
+        for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::WRONLY | OFlags::TRUNC, OFlags::TRUNC] {
+            let opened = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
+            fails(&format!("{flags:?} of a running program"), Errno::TXTBSY, opened.map_err(Into::into))?;
+            ensure!(fs::metadata(&path)?.len() == size, "{flags:?} has cut a running program");
+        }
+        Ok(())
+    };
+    let result = refused();
+    runs.kill()?;
+    runs.wait()?;
+    result?;
+    drop(rustix::fs::open(&path, OFlags::TRUNC | OFlags::CLOEXEC, Mode::empty())?);
+    ensure!(fs::metadata(&path)?.len() == 0, "it is cut once it does not run");
     Ok(())
 }
 
