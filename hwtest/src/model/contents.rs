@@ -69,8 +69,10 @@ impl Model {
     fn copy(&mut self, worker: usize, op: &Op) -> Outcome<Reply> {
         let Op::Copy { from, from_offset, to, to_offset, len } = op else { return Err("ENOSYS") };
         let source = self.existing(from, true)?;
-        let target = self.data_file(to)?;
+        let target = self.data_file(to);
+        // The source is opened and closed also where there is no target.
         self.locks.closed(worker, source);
+        let target = target?;
         self.locks.closed(worker, target);
         let data = self.data(source)?;
         let start = usize::try_from(*from_offset).unwrap_or(usize::MAX).min(data.len());
