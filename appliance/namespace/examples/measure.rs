@@ -3,7 +3,7 @@
 //! Prints what it saw; asserts nothing about time.
 
 use namespace::applier::{Applier, Config, Event, OpenVolume, format};
-use namespace::{CacheConfig, Create, Fetched, Miss, Namespace, Op, OpCtx, Record, Reply, mkfs};
+use namespace::{CacheConfig, Create, Fetched, LastStop, Miss, Namespace, Op, OpCtx, Record, Reply, mkfs};
 use redb::backends::FileBackend;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ impl Shell {
         for r in pending {
             me.applier.submit(r).map_err(|_| "queue is full")?;
         }
-        let start = me.ns.start()?;
+        let start = me.ns.start(LastStop::Clean)?;
         me.log(start)?;
         Ok(me)
     }

@@ -355,7 +355,10 @@ pub fn superblock(v: &[u8]) -> Result<SuperRow, &'static str> {
 
 /// Decodes a counter.
 pub fn counter(v: &[u8]) -> Result<u64, &'static str> {
-    Ok(fixed::<le::U64>(v)?.get())
+    match fixed::<le::U64>(v)?.get() {
+        n if n < crate::limits::NUMBERS_END => Ok(n),
+        _ => Err("a counter is out of range"),
+    }
 }
 
 /// Decodes an inode.

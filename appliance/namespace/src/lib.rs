@@ -59,7 +59,7 @@ pub mod view;
 pub use dirty::{ChunkFact, LazyError, Rebuilt, Updated, Wrote};
 pub use exec::{Space, Touched};
 pub use free::FreeChunks;
-pub use ns::{Boot, Executed, Namespace, OpenError, Pressure, Stats, mkfs};
+pub use ns::{Boot, Executed, LastStop, Namespace, OpenError, Pressure, Stats, mkfs};
 pub use once::Replayed;
 pub use op::{Access, Create, DirEntry, Effect, Op, OpCtx, Outcome, Reply};
 pub use record::{Record, Seq};

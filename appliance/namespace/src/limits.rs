@@ -43,6 +43,11 @@ pub const LOST_CHANGES: u64 = 1 << 32;
 pub const PREFETCH_DIR: u64 = 512;
 /// Numbers reserved at a time: a crash loses at most so many of 2^64.
 pub const RESERVE: u64 = 1 << 16;
+/// Numbers passed over at a start after an unclean stop. A power cut may have taken the record that raised a ceiling with all
+/// behind it, and clients may still use what was made there. Far more than the records that can wait for a flush.
+pub const LOST_NUMBERS: u64 = 1 << 24;
+/// A ceiling beyond is damage: no store lives so long.
+pub const NUMBERS_END: u64 = 1 << 62;
 /// First inode number handed out; 1 is the root, the rest is kept for what may come.
 pub const FIRST_INO: u64 = 16;
 /// First cookie of an entry; 1 and 2 are "." and "..".

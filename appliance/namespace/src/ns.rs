@@ -97,6 +97,15 @@ pub struct Namespace {
     pub(crate) stamp: u64,
 }
 
+/// How the file system was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastStop {
+    /// Everything is on the device.
+    Clean,
+    /// A power cut may have taken the last records.
+    Unclean,
+}
+
 impl Namespace {
     /// From what the database held. Records of the log follow through [`Namespace::replay`], then [`Namespace::start`].
     pub fn open(boot: Boot, cache: CacheConfig) -> Result<Self, OpenError> {
@@ -135,13 +144,20 @@ impl Namespace {
     }
 
     /// Everything is read: begins a new boot epoch. Its record must be on the device before the first session is answered.
-    pub fn start(&mut self) -> Result<Record, OpenError> {
+    pub fn start(&mut self, last: LastStop) -> Result<Record, OpenError> {
         if self.uuid == [0; 16] {
             return Err(OpenError::Empty);
         }
-        // Numbers below a ceiling may have been given out before the restart.
-        for s in [&mut self.numbers.ino, &mut self.numbers.object, &mut self.numbers.free] {
+        let mut rows = Vec::new();
+        let Numbers { ino, object, free, .. } = &mut self.numbers;
+        for (which, s) in [(Counter::Ino, ino), (Counter::Object, object), (Counter::Free, free)] {
+            // Numbers below a ceiling may have been given out before the restart.
             s.next = s.ceiling;
+            if last == LastStop::Unclean {
+                s.next += limits::LOST_NUMBERS;
+                s.ceiling = s.next + limits::RESERVE;
+                rows.push((Key::counter(which), Some(s.ceiling.to_le_bytes().into())));
+            }
         }
         self.boot += 1;
         self.opens.start(self.boot);
@@ -150,8 +166,8 @@ impl Namespace {
         for ((client, slot), (handle, ino)) in opened {
             self.opens.add_tentative(client, slot, handle, ino);
         }
-        let row = (Key::counter(Counter::Boot), Some(self.boot.to_le_bytes().into()));
-        Ok(self.log(vec![row]))
+        rows.push((Key::counter(Counter::Boot), Some(self.boot.to_le_bytes().into())));
+        Ok(self.log(rows))
     }
 
     /// Rows that are also kept in memory.

@@ -138,3 +138,20 @@ fn a_change_of_a_range_outlives_its_session_without_an_answer() {
     w.crash();
     assert_eq!(w.ns.replayed(request), Replayed::New);
 }
+
+/// A client that lived through the server's power cut may still write to what was made just before: the inode and object
+/// numbers of lost records must not name another's file.
+#[test]
+fn no_number_comes_twice_after_a_power_cut() {
+    let mut w = World::new(19);
+    w.chaos = false;
+    let mut given = (0, 0);
+    for _ in 0..3 {
+        let flushed = w.ns.last_seq();
+        let lost = w.file(ROOT, "f");
+        let numbers = (lost.0, w.attr(lost).object().0);
+        assert!(numbers.0 > given.0 && numbers.1 > given.1, "{numbers:?} after {given:?}");
+        given = numbers;
+        w.power_cut(flushed);
+    }
+}

@@ -23,7 +23,7 @@ use namespace::leases::LeaseLimits;
 use namespace::locks::LockLimits;
 use namespace::machine::{Machine, MachineLimits};
 use namespace::sessions::SessionLimits;
-use namespace::{CacheConfig, Namespace, Record};
+use namespace::{CacheConfig, LastStop, Namespace, Record};
 use reactor::{TcpListener, mail};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -162,7 +162,8 @@ impl<D: BlockDevice> Node<D> {
         let places = replay(&mut ns, &applying, std::mem::take(&mut base.logged))?;
         let sessions: Vec<ClientId> = ns.sessions().map(|(client, _)| client).collect();
         let durable = ns.last_seq();
-        let begin = ns.start()?;
+        let last = if base.device.was_clean() { LastStop::Clean } else { LastStop::Unclean };
+        let begin = ns.start(last)?;
         let now = Meta::<D>::clock(started);
         let epoch = ns.boot_epoch();
         let uuid = ns.uuid();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::kv::{Counter, Table};
 use crate::view::RangeMiss;
-use crate::{CacheConfig, Create, Namespace, Op, OpCtx, mkfs};
+use crate::{CacheConfig, Create, LastStop, Namespace, Op, OpCtx, mkfs};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use wire::{ClientId, Ino, ROOT_INO, Timestamp};
@@ -92,7 +92,7 @@ fn history(files: usize) -> Vec<Record> {
     let mut log = mkfs([1; 16], now());
     let mut ns = Namespace::open(Boot::default(), CacheConfig::default()).expect("empty");
     ns.replay(&log[0]).expect("first record");
-    log.push(ns.start().expect("made"));
+    log.push(ns.start(LastStop::Clean).expect("made"));
     let ctx = OpCtx::plain(ClientId(1), now());
     for i in 0..files {
         let name = format!("file{i}");

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::leases::{Access, RecallOrder};
-use crate::{Boot, CacheConfig, FetchedRange};
+use crate::{Boot, CacheConfig, FetchedRange, LastStop};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use wire::Timestamp;
@@ -45,7 +45,7 @@ impl Sim {
     fn over(mut records: Vec<Record>) -> Self {
         let mut ns = namespace(&records);
         let logged: Vec<ClientId> = ns.sessions().map(|(c, _)| c).collect();
-        records.push(ns.start().unwrap());
+        records.push(ns.start(LastStop::Unclean).unwrap());
         let (epoch, last) = (ns.boot_epoch(), ns.last_seq());
         let machine = Machine::new(ns, MachineLimits::default(), Now::default(), epoch, last, logged);
         Self {

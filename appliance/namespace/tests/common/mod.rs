@@ -4,8 +4,8 @@
 use namespace::kv::Key;
 use namespace::view::FetchedRange;
 use namespace::{
-    Boot, CacheConfig, Create, Effect, Executed, Fetched, LazyError, Miss, Namespace, Op, OpCtx, Outcome,
-    Record, Reply, mkfs,
+    Boot, CacheConfig, Create, Effect, Executed, Fetched, LastStop, LazyError, Miss, Namespace, Op, OpCtx,
+    Outcome, Record, Reply, mkfs,
 };
 use std::collections::BTreeMap;
 use wire::{Attr, ClientId, Errno, Ino, ROOT_INO, RequestId, Slot, Timestamp};
@@ -41,7 +41,7 @@ impl World {
             sequence: 0,
             chaos: true,
         };
-        w.crash();
+        w.restart(LastStop::Clean);
         w
     }
 
@@ -54,6 +54,17 @@ impl World {
 
     /// The daemon dies and starts again: everything in memory is gone, the log is not.
     pub(crate) fn crash(&mut self) {
+        self.restart(LastStop::Unclean);
+    }
+
+    /// As [`World::crash`], and records behind `flushed` are lost.
+    pub(crate) fn power_cut(&mut self, flushed: u64) {
+        assert!(self.applied <= flushed, "only what is flushed is applied");
+        self.log.retain(|r| r.seq() <= flushed);
+        self.crash();
+    }
+
+    fn restart(&mut self, last: LastStop) {
         let rows =
             self.store.iter().filter(|(k, _)| Key::raw(k).table().is_some_and(|t| Boot::TABLES.contains(&t)));
         let rows = rows.map(|(k, v)| (Key::raw(k), Box::from(&v[..]))).collect();
@@ -65,7 +76,7 @@ impl World {
             ns.replay(&r).expect("no gap");
         }
         self.ns = ns;
-        let start = self.ns.start().expect("a file system is there");
+        let start = self.ns.start(last).expect("a file system is there");
         self.push(Some(start));
         self.effects.clear();
     }
