@@ -4,7 +4,7 @@
 
 use crate::admission::Door;
 use crate::config::Config;
-use crate::core::{self, Other, core_of};
+use crate::core::{self, core_of};
 use crate::error::NodeError;
 use crate::store::{Place, Store};
 use crate::volume::{self, CopyStore, Counters, Volume};
@@ -30,7 +30,7 @@ pub(crate) struct Base<D: BlockDevice> {
     server: volume::Server<Copies<D>>,
     /// What the volume's own work goes through.
     door: Rc<Door>,
-    others: Vec<Other>,
+    others: Vec<core::Other>,
 }
 
 /// What further cores need.
@@ -165,12 +165,9 @@ impl<D: BlockDevice> Base<D> {
         self.store.stop().await.map_err(|e| NodeError::Store(e.text))?;
         let Self { device, store, others, shards, log, server, .. } = self;
         drop((store, shards, log, server));
+        // Before the mark: nothing may write to the device behind it.
+        core::end(others).await?;
         device.stop().await?;
-        for Other { letters, thread } in others {
-            drop(letters);
-            // The store's handles to it may live on in tasks that end with this reactor: it is not waited for.
-            drop(thread);
-        }
         Ok(())
     }
 }

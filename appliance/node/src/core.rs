@@ -3,8 +3,10 @@
 //! Owns the map of shards to cores. Core 0 runs all connections, the namespace and its share of the shards; the others run
 //! shards alone, so with many clients core 0 is full first. Spreading connections is for the work on several cores.
 
+use crate::base::blocking;
 use crate::config::{Config, Pages, WaitMode};
-use crate::store::{Letter, letters, serve};
+use crate::error::NodeError;
+use crate::store::{self, Letter, letters, serve};
 use chunkstore::{Device, FileHandle, Shard, ShardOptions, Shared, Spawner};
 use hugepages::{Arena, ArenaConfig, PageChoice};
 use reactor::mail;
@@ -170,4 +172,68 @@ async fn open(
         opened.insert(number, device.open_shard(number, options).await.map_err(|e| e.to_string())?);
     }
     Ok(opened)
+}
+
+/// Ends cores whose shards are stopped, and waits for their threads.
+pub(crate) async fn end(others: Vec<Other>) -> Result<(), NodeError> {
+    for other in &others {
+        store::end(&other.letters).await;
+    }
+    let join = move || others.into_iter().all(|other| other.thread.join().is_ok());
+    if blocking("cores", join).await? { Ok(()) } else { Err(NodeError::Core) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Job;
+    use chunkstore::FileOptions;
+
+    /// Runs `f` with the second of two cores of a fresh device, and what hears of its death.
+    fn with_core<T>(f: impl AsyncFnOnce(Other, mail::Receiver<u16>) -> T) -> T {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("device");
+        std::fs::File::create(&path).and_then(|f| f.set_len(256 << 20)).expect("a device");
+        crate::format(&path, crate::FormatOptions::default(), |_, _| {}).expect("formatted");
+        let mut config = Config::default();
+        config.memory.arena = crate::units::ByteSize::mib(8);
+        config.memory.pages = Pages::Small;
+        let handle = FileHandle::open(&path, FileOptions::default()).expect("nobody has it");
+        reactor::run(reactor::Config::default(), async move {
+            let device = handle.attach().expect("attached");
+            let device = Device::open(device, spawner()).await.expect("a store");
+            let (told, mut ready) = mail::channel(1);
+            let (died, deaths) = mail::channel(1);
+            let tell = Tell { ready: told, died };
+            let other = start(&config, 1, 2, &handle, &device.shared(), tell).expect("a thread");
+            assert_eq!(ready.recv().await, Some(Ok(())));
+            f(other, deaths).await
+        })
+        .expect("a reactor")
+    }
+
+    /// A stop once left the threads of the other cores to themselves.
+    #[test]
+    fn a_core_that_is_told_to_end_is_waited_for_and_reports_no_death() {
+        with_core(async |other, mut deaths| {
+            let held = other.letters.clone();
+            assert!(end(vec![other]).await.is_ok());
+            // The thread had the only other sender of deaths, and is gone although somebody could still write to it.
+            assert_eq!(deaths.recv().await, None);
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn a_panic_ends_the_core_and_is_told() {
+        with_core(async |other, mut deaths| {
+            let (back, _answers) = mail::channel(1);
+            let letter = Letter { shard: 1, job: Job::Panic, number: 1, back };
+            assert!(other.letters.send(letter).await.is_ok());
+            assert_eq!(deaths.recv().await, Some(1));
+            assert!(matches!(end(vec![other]).await, Err(NodeError::Core)));
+            // systemd starts the daemon again on this code.
+            assert_eq!(NodeError::Core.exit_code(), crate::error::exit::STORE);
+        });
+    }
 }

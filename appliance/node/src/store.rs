@@ -61,21 +61,66 @@ impl StoreError {
 /// A call of a shard.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Read { key: Key, offset: u32, len: u32 },
-    Write { key: Key, offset: u32, data: Bytes, stamp: Stamp },
-    Truncate { key: Key, length: u32, stamp: Stamp },
-    Punch { key: Key, offset: u32, len: u32, stamp: Stamp },
-    Zero { key: Key, offset: u32, len: u32, stamp: Stamp },
-    Preallocate { key: Key, offset: u32, len: u32, stamp: Stamp },
-    Delete { key: Key, stamp: Stamp },
-    Extents { key: Key },
-    LastRequest { client: u64, channel: u16 },
+    Read {
+        key: Key,
+        offset: u32,
+        len: u32,
+    },
+    Write {
+        key: Key,
+        offset: u32,
+        data: Bytes,
+        stamp: Stamp,
+    },
+    Truncate {
+        key: Key,
+        length: u32,
+        stamp: Stamp,
+    },
+    Punch {
+        key: Key,
+        offset: u32,
+        len: u32,
+        stamp: Stamp,
+    },
+    Zero {
+        key: Key,
+        offset: u32,
+        len: u32,
+        stamp: Stamp,
+    },
+    Preallocate {
+        key: Key,
+        offset: u32,
+        len: u32,
+        stamp: Stamp,
+    },
+    Delete {
+        key: Key,
+        stamp: Stamp,
+    },
+    Extents {
+        key: Key,
+    },
+    LastRequest {
+        client: u64,
+        channel: u16,
+    },
     Clients,
-    Forget { client: u64 },
+    Forget {
+        client: u64,
+    },
     List,
-    Scrub { step: usize, options: ScrubOptions },
+    Scrub {
+        step: usize,
+        options: ScrubOptions,
+    },
     Stats,
     Stop,
+    /// To a core instead of one of its shards: nothing follows.
+    End,
+    #[cfg(test)]
+    Panic,
 }
 
 /// What a step of scrubbing found, as it travels between cores.
@@ -154,6 +199,10 @@ pub(crate) async fn run_job<D: BlockDevice>(shard: &Shard<D>, job: Job) -> Resul
             shard.stop().await?;
             Done::Nothing
         }
+        Job::End => Done::Nothing,
+        #[cfg(test)]
+        #[expect(clippy::panic, reason = "it is what the test asks for")]
+        Job::Panic => panic!("asked for by a test"),
     })
 }
 
@@ -415,18 +464,28 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
-/// Serves the mail of a core that owns some shards, until no sender is left.
+/// Serves the mail of a core that owns some shards, until it is told to end or no sender is left.
 pub(crate) async fn serve<D: BlockDevice>(
     shards: FxHashMap<u16, Shard<D>>,
     mut letters: mail::Receiver<Letter>,
 ) {
     while let Some(Letter { shard, job, number, back }) = letters.recv().await {
+        if matches!(job, Job::End) {
+            return;
+        }
         let Some(shard) = shards.get(&shard).cloned() else { continue };
         drop(reactor::spawn(async move {
             let result = run_job(&shard, job).await;
             let _ = back.send((number, result)).await;
         }));
     }
+}
+
+/// Tells a core to end.
+pub(crate) async fn end(letters: &mail::Sender<Letter>) {
+    let (back, _) = mail::channel(1);
+    // One that has ended already hears nothing.
+    let _ = letters.send(Letter { shard: 0, job: Job::End, number: 0, back }).await;
 }
 
 /// A channel of letters to a core.
