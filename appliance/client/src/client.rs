@@ -22,6 +22,8 @@ pub struct Options {
     pub read_only: bool,
     /// Reads leave access times alone.
     pub noatime: bool,
+    /// Listings leave those of directories alone; `noatime` includes it.
+    pub nodiratime: bool,
     /// Bounds of the lease table.
     pub limits: Limits,
 }

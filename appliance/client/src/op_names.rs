@@ -355,7 +355,12 @@ impl Core {
     ) -> Result<DirPage> {
         let (since, blank) = self.before(dir);
         let max = max.clamp(message::MAX_DIR_ENTRY as u32, PAGE_MAX);
-        let reply = self.ask(ctx, Outgoing::new(message::ReadDir { dir, cookie, max, plus })).await?;
+        let noatime = self.options.noatime || self.options.nodiratime;
+        let request = message::ReadDir { dir, cookie, max, plus, noatime };
+        let reply = self.ask(ctx, Outgoing::new(request)).await?;
+        if !noatime {
+            self.table.borrow_mut().accessed(dir);
+        }
         let page = self.decode::<message::ReadDir>(&reply)?;
         let dir_cover = self.cover_of_dir(dir, since, &page.dir_grant, 0);
         let names_live = dir_cover == LeaseMode::Exclusive && self.caches();

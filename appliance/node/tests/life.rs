@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Client, ROOT, Rig, errno, pattern};
+use wire::message as m;
 use wire::{Errno, Ino};
 
 const DEVICE: u64 = 512 << 20;
@@ -97,6 +98,26 @@ fn a_full_device_says_so_and_deletion_gives_space_back_at_once() {
             first = if round == 0 { written } else { first };
             assert!(written >= first - first / 8, "{written} MiB in round {round}, {first} in the first");
         }
+    });
+    node.stop();
+}
+
+/// A listing once left the access time of its directory where it was.
+#[test]
+fn a_listing_moves_the_access_time_of_its_directory() {
+    let rig = Rig::new(256 << 20, 1);
+    let node = rig.start();
+    rig.with_client(1, async |c| {
+        let dir = c.mkdir(ROOT, "d").await.expect("mkdir");
+        c.create(dir, "f").await.expect("create");
+        let before = c.getattr(dir).await.expect("attributes");
+        let noatime = m::ReadDir { dir, cookie: 0, max: 64 << 10, plus: false, noatime: true };
+        c.call(noatime, &[]).await.expect("a page");
+        assert_eq!(c.getattr(dir).await.expect("attributes").atime, before.atime, "it was asked to stay");
+        assert_eq!(c.names(dir).await, ["f"]);
+        let after = c.getattr(dir).await.expect("attributes");
+        assert_ne!(after.atime, before.atime);
+        assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime), "reading is no change");
     });
     node.stop();
 }

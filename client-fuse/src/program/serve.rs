@@ -6,6 +6,7 @@ use crate::{Mount, MountConfig, Unmount, UnmountError};
 use client::Client;
 use hugepages::{Arena, ArenaConfig, PageChoice};
 use reactor::signal;
+use rustix::mount::MountFlags;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -57,7 +58,8 @@ async fn run(plan: Plan, arena: Option<Arena>, ready: Option<Ready>) -> Result<(
     let Plan { source, mountpoint, options, key, .. } = plan;
     let endpoint = client::Endpoint { address, key, arena: arena.clone(), payload_crc: true };
     let read_only = options.flag_names().contains(&"ro");
-    let wanted = client::Options { read_only, noatime: options.noatime, ..client::Options::default() };
+    let (noatime, nodiratime) = (options.noatime, options.flags.contains(MountFlags::NODIRATIME));
+    let wanted = client::Options { read_only, noatime, nodiratime, ..client::Options::default() };
     let client = match reactor::timeout(CONNECT, Client::connect(endpoint, wanted)).await {
         Ok(connected) => connected.map_err(|e| refused(address, &e))?,
         Err(_) => {

@@ -21,6 +21,8 @@ struct Asked<'a> {
     gid: u32,
     /// Mode of an AcquireLease.
     acquire: Option<LeaseMode>,
+    /// A listing that leaves the access time alone.
+    noatime: bool,
 }
 
 impl Machine {
@@ -283,6 +285,10 @@ impl Machine {
                 m::Opened { attr, grant, handle, io_mode }.encode(body);
             }
             (Reply::DirPage { entries, eof }, Op::ReadDir { dir, .. }) => {
+                if !asked.noatime && !self.failed {
+                    // Its row was just read; losing an access time is no reason to fail.
+                    let _ = self.ns.accessed(*dir, self.now.wall);
+                }
                 let dir_grant = self.give(client, *dir, want);
                 *payload = self.dir_page(client, &entries);
                 m::DirPage { eof, dir_grant }.encode(body);
@@ -406,8 +412,8 @@ impl Machine {
 
 /// The operation that a request asks for; `None` where it is not one of the namespace.
 fn asked<'a>(request: &Request<'a>, payload: &'a [u8]) -> Option<Asked<'a>> {
-    let plain = |op| Asked { op, uid: 0, gid: 0, acquire: None };
-    let by = |op, cred: m::Cred| Asked { op, uid: cred.uid, gid: cred.gid, acquire: None };
+    let plain = |op| Asked { op, uid: 0, gid: 0, acquire: None, noatime: false };
+    let by = |op, cred: m::Cred| Asked { uid: cred.uid, gid: cred.gid, ..plain(op) };
     Some(match *request {
         Request::Lookup(r) => plain(Op::Lookup { dir: r.dir, name: r.name }),
         Request::GetAttr(r) => plain(Op::GetAttr { ino: r.ino }),
@@ -426,7 +432,10 @@ fn asked<'a>(request: &Request<'a>, payload: &'a [u8]) -> Option<Asked<'a>> {
         }),
         Request::Open(r) => by(Op::Open { ino: r.ino, flags: open_bits(r.flags) }, r.cred),
         Request::Close(r) => plain(Op::Close { ino: r.ino, handle: r.handle }),
-        Request::ReadDir(r) => plain(Op::ReadDir { dir: r.dir, cookie: r.cookie, max: r.max, plus: r.plus }),
+        Request::ReadDir(r) => {
+            let op = Op::ReadDir { dir: r.dir, cookie: r.cookie, max: r.max, plus: r.plus };
+            Asked { noatime: r.noatime, ..plain(op) }
+        }
         Request::GetXattr(r) => plain(Op::GetXattr { ino: r.ino, name: r.name }),
         Request::SetXattr(r) => {
             let flags = r.flags.bits();

@@ -389,7 +389,8 @@ impl Client {
     pub(crate) async fn names(&self, dir: Ino) -> Vec<String> {
         let (mut names, mut cookie) = (Vec::new(), 0);
         loop {
-            let reply = self.call(m::ReadDir { dir, cookie, max: 64 << 10, plus: false }, &[]).await;
+            let reply =
+                self.call(m::ReadDir { dir, cookie, max: 64 << 10, plus: false, noatime: false }, &[]).await;
             let reply = reply.expect("a page");
             for entry in m::DirEntries::new(&reply.payload) {
                 let entry = entry.expect("a sound entry");

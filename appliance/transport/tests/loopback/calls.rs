@@ -187,7 +187,7 @@ fn a_directory_is_listed_page_by_page() {
         let session = session(address).await;
         let (mut cookie, mut pages) = (0, 0);
         for max in [400, 4096, 65_536, 1 << 20] {
-            let list = ReadDir { dir: Ino(1), cookie, max, plus: false };
+            let list = ReadDir { dir: Ino(1), cookie, max, plus: false, noatime: false };
             let reply =
                 session.call(&list.into(), Parts::new(), CallOptions::default()).await.expect("answered");
             assert!(!reply.decode::<DirPage>().expect("a page").eof);

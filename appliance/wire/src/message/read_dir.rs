@@ -5,7 +5,7 @@ use crate::types::Ino;
 
 message! {
     /// Asks for one page of a directory.
-    pub struct ReadDir: 21 {
+    pub struct ReadDir: 22 {
         /// The directory.
         dir: Ino,
         /// Where to go on: 0 to begin, else the last entry's cookie.
@@ -14,5 +14,7 @@ message! {
         max: u32,
         /// With attributes and grants.
         plus: bool,
+        /// Leave the directory's access time alone.
+        noatime: bool,
     }
 }
