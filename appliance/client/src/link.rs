@@ -331,7 +331,7 @@ impl Rpc for Link {
         let mut body = BodyBuf::new();
         out.request.encode(&mut body);
         let flags = if out.need_lease { Flags::NEED_LEASE } else { Flags::none() };
-        let options = CallOptions { shard: out.shard, flags, deadline: None };
+        let options = CallOptions { shard: out.shard, flags, deadline: None, urgent: out.urgent };
         let payload = out.payload.iter().cloned().collect();
         let waits = out.gives_way.is_some() || matches!(out.request, Request::SetLock(lock) if lock.wait);
         let cancel = waits.then(|| Rc::new(Event::new()));

@@ -318,6 +318,8 @@ impl Core {
             out.payload = Some(data.slice(piece.at..piece.at + piece.len as usize));
             out.shard = self.shard(Piece { key, ..piece });
             out.need_lease = guards.pass.is_some();
+            // A recall may wait for the page, and requests that wait for recalls may have taken all there is.
+            out.urgent = flags.writeback;
             out.keep = guards.keep();
             match self.ask_data(ctx, &out).await {
                 Ok(reply) => break (reply, since),

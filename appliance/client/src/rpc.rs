@@ -34,6 +34,8 @@ pub struct Outgoing<'a> {
     pub payload: Option<Bytes>,
     /// Flag NEED_LEASE of the header.
     pub need_lease: bool,
+    /// Others wait for it: see [`transport::CallOptions::urgent`].
+    pub urgent: bool,
     /// The shard addressed.
     pub shard: ShardId,
     /// How long it is pursued.
@@ -57,6 +59,7 @@ impl<'a> Outgoing<'a> {
             request: request.into(),
             payload: None,
             need_lease: false,
+            urgent: false,
             shard: ShardId(0),
             scope: Scope::Session,
             keep: None,

@@ -52,6 +52,8 @@ pub struct CallOptions {
     pub flags: Flags,
     /// When to give up; the request is then cancelled.
     pub deadline: Option<Duration>,
+    /// Others wait for it, at the server perhaps with all slots and credits but those kept back: it may have these.
+    pub urgent: bool,
 }
 
 /// A request in a form that can be sent more than once.
@@ -141,6 +143,8 @@ struct Inner {
     credits: Semaphore,
     /// Credits of requests that others wait for: see [`is_urgent`].
     urgent: Semaphore,
+    /// Credits of requests that their caller calls urgent, beside the common ones.
+    called_urgent: Semaphore,
     sequence: Cell<u64>,
     answered: Cell<u64>,
 }
@@ -168,6 +172,12 @@ impl std::fmt::Debug for Connection {
 
 /// Credits kept back for requests that others wait for.
 const URGENT: u16 = 8;
+
+/// Credits kept back of so many: for set-up and leases, and for what its caller calls urgent.
+fn kept_back(credits: u16) -> (u16, u16) {
+    let kept = URGENT.min(credits.saturating_sub(1));
+    (kept, URGENT.min((credits - kept) / 8))
+}
 
 /// Set-up of a session, and the return of leases: requests that hold all other credits may wait for these at the server.
 fn is_urgent(opcode: Opcode) -> bool {
@@ -203,13 +213,15 @@ impl Connection {
         let link = Link::new(stream, period, true);
         let receiver = receiver.moved(&link, agreed.version);
         let credits = agreed.welcome.credits;
+        let (kept, called) = kept_back(credits);
         let inner = Rc::new(Inner {
             options: options.clone(),
             agreed,
             link: Rc::clone(&link),
             pending: RefCell::new(Pending::new(credits.saturating_add(SPARE))),
-            credits: Semaphore::new(usize::from(credits.saturating_sub(URGENT).max(1))),
-            urgent: Semaphore::new(usize::from(URGENT.min(credits.saturating_sub(1)).max(1))),
+            credits: Semaphore::new(usize::from(credits.saturating_sub(kept + called).max(1))),
+            urgent: Semaphore::new(usize::from(kept.max(1))),
+            called_urgent: Semaphore::new(usize::from(called)),
             sequence: Cell::new(0),
             answered: Cell::new(0),
         });
@@ -267,7 +279,14 @@ impl Connection {
     pub(crate) async fn begin(&self, request: &Prepared, slot: Slot, sequence: u64) -> Result<Flight, Error> {
         let inner = &self.inner;
         let credits = if is_urgent(request.opcode) { &inner.urgent } else { &inner.credits };
-        let credit = credits.acquire().await;
+        let common = credits.try_acquire();
+        let credit = match common {
+            Some(credit) => Ok(credit),
+            None if request.options.urgent && kept_back(inner.agreed.welcome.credits).1 > 0 => {
+                inner.called_urgent.acquire().await
+            }
+            None => credits.acquire().await,
+        };
         let Ok(credit) = credit else { return Err(inner.lost()) };
         inner.send(request, slot, sequence, Some(credit))
     }
@@ -412,6 +431,7 @@ impl Inner {
         };
         self.link.close(reason);
         self.credits.close();
+        self.called_urgent.close();
         self.urgent.close();
         // Dropping the senders tells those who wait.
         drop(self.pending.borrow_mut().clear());

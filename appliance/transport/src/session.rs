@@ -37,6 +37,8 @@ struct Inner {
     on_notification: OnNotification,
     slots: RefCell<Slots>,
     slot_free: Notify,
+    /// As `slot_free`, for requests that others wait for.
+    slot_free_urgent: Notify,
     /// Set while the hook has run and the connection stands.
     current: RefCell<Option<Connection>>,
     /// Rung at each change of `current` and of `stopped`.
@@ -74,6 +76,7 @@ impl Session {
             hook,
             on_notification,
             slot_free: Notify::new(),
+            slot_free_urgent: Notify::new(),
             current: RefCell::new(None),
             change: RefCell::default(),
             stopped: Cell::new(false),
@@ -154,6 +157,7 @@ impl Session {
             connection.close();
         }
         self.0.slot_free.notify_all();
+        self.0.slot_free_urgent.notify_all();
     }
 
     /// The connection that stands now, if one does: for what must not be repeated over another.
@@ -226,8 +230,11 @@ impl Session {
         let prepared = Prepared::new(request, payload, options)?;
         let once = prepared.opcode.class() == Class::Once;
         let run = async {
-            let (slot, sequence) =
-                if once { self.slot(cancel.as_deref()).await? } else { (Slot::IDEMPOTENT, 0) };
+            let (slot, sequence) = if once {
+                self.slot(options.urgent, cancel.as_deref()).await?
+            } else {
+                (Slot::IDEMPOTENT, 0)
+            };
             let session = self.clone();
             let call = Call { session, request: prepared, slot, sequence, cancel, flight: None, sent: false };
             let mut guard = Guard(Some(call));
@@ -244,20 +251,21 @@ impl Session {
         }
     }
 
-    async fn slot(&self, cancel: Option<&Event>) -> Result<(Slot, u64), Error> {
+    async fn slot(&self, urgent: bool, cancel: Option<&Event>) -> Result<(Slot, u64), Error> {
+        let slot_free = if urgent { &self.0.slot_free_urgent } else { &self.0.slot_free };
         loop {
             if self.0.stopped.get() {
                 return Err(Error::Stopped);
             }
-            let taken = self.0.slots.borrow_mut().take();
+            let taken = self.0.slots.borrow_mut().take(urgent);
             if let Some(taken) = taken {
                 return Ok(taken);
             }
             let Some(cancel) = cancel else {
-                self.0.slot_free.notified().await;
+                slot_free.notified().await;
                 continue;
             };
-            let (mut free, mut cancelled) = (pin!(self.0.slot_free.notified()), pin!(cancel.wait()));
+            let (mut free, mut cancelled) = (pin!(slot_free.notified()), pin!(cancel.wait()));
             poll_fn(|cx| match cancelled.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(Err(Error::Cancelled)),
                 Poll::Pending => free.as_mut().poll(cx).map(Ok),
@@ -344,8 +352,12 @@ impl Call {
             } else {
                 slots.give_unused(self.slot, self.sequence);
             }
+            let ordinary = slots.has(false);
             drop(slots);
-            self.session.0.slot_free.notify_one();
+            self.session.0.slot_free_urgent.notify_one();
+            if ordinary {
+                self.session.0.slot_free.notify_one();
+            }
         }
     }
 }

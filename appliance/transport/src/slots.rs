@@ -13,7 +13,12 @@ pub struct Slots {
     busy: Vec<bool>,
     /// Most recently used last: few slots stay warm, so the server keeps few large replies.
     free: Vec<u16>,
+    /// Kept back for requests that others wait for.
+    kept: usize,
 }
+
+/// Slots kept back at most, and the part of all at most.
+const KEPT: (u16, u16) = (8, 8);
 
 impl Slots {
     /// A table of `count` slots, all fresh; cut to [`MAX_SLOTS`].
@@ -24,6 +29,7 @@ impl Slots {
             sequences: vec![0; usize::from(count)],
             busy: vec![false; usize::from(count)],
             free: (0..count).rev().collect(),
+            kept: usize::from((count / KEPT.1).min(KEPT.0)),
         }
     }
     /// Slots in all.
@@ -36,8 +42,16 @@ impl Slots {
     pub fn in_use(&self) -> usize {
         self.sequences.len() - self.free.len()
     }
-    /// A free slot and the sequence of its next request; `None` where all are busy.
-    pub fn take(&mut self) -> Option<(Slot, u64)> {
+    /// May a request have a slot? One that others wait for (`urgent`) may have the last ones, too.
+    #[must_use]
+    pub fn has(&self, urgent: bool) -> bool {
+        self.free.len() > if urgent { 0 } else { self.kept }
+    }
+    /// A free slot and the sequence of its next request; `None` where there is none for it, see [`Slots::has`].
+    pub fn take(&mut self, urgent: bool) -> Option<(Slot, u64)> {
+        if !self.has(urgent) {
+            return None;
+        }
         let slot = self.free.pop()?;
         let at = usize::from(slot);
         self.busy[at] = true;
@@ -75,7 +89,7 @@ mod tests {
             let (mut out, mut last) = (Vec::new(), [0u64; 4]);
             for choice in choices {
                 if choice % 2 == 0 {
-                    let taken = slots.take();
+                    let taken = slots.take(false);
                     prop_assert_eq!(taken.is_none(), out.len() == 4);
                     if let Some((slot, sequence)) = taken {
                         prop_assert!(out.iter().all(|&(s, _)| s != slot));

@@ -226,3 +226,30 @@ fn seek_copy_and_fallocate_carry_all_their_numbers() {
         server.stop();
     });
 }
+
+/// Requests that wait at the server once took every slot and credit: the write that ended their wait found none.
+#[test]
+fn what_is_urgent_finds_a_slot_and_a_credit_where_all_others_wait() {
+    run(async {
+        let (server, address) = serve(1000, 8);
+        let session = session(address).await;
+        for _ in 0..20 {
+            let waiting = session.clone();
+            drop(reactor::spawn(async move {
+                let _ = waiting.call(&lock(), Parts::new(), CallOptions::default()).await;
+            }));
+        }
+        let connection = session.ready().await.expect("connected");
+        // Of 8 slots one is kept back, of 16 credits 8 and one.
+        while connection.in_flight() < 7 {
+            reactor::sleep(Duration::from_millis(1)).await;
+        }
+        let urgent = CallOptions { urgent: true, ..CallOptions::default() };
+        for _ in 0..3 {
+            let reply = session.call(&append(), parts(pattern(10)), urgent).await.expect("an answer");
+            assert_eq!(reply.status(), Status::Ok);
+        }
+        session.stop();
+        server.stop();
+    });
+}
