@@ -117,11 +117,11 @@ impl Layout {
         (self.zones.blocks / u64::from(self.zone_blocks)).min(u64::from(u32::MAX)) as u32
     }
 
-    /// Zones kept back from user data: one for each shard's metadata and a twentieth, for checkpoints, the
-    /// namespace volume and deletions.
+    /// Zones kept back from user data: three for each shard and a twentieth, but no more than half. Three eighths are for
+    /// checkpoints and as many for deletions, in each a zone for every shard; the rest is for the namespace volume.
     #[must_use]
     pub fn reserve_zones(&self) -> u32 {
-        u32::from(self.shards) + self.zone_count() / 20
+        (3 * u32::from(self.shards) + self.zone_count() / 20).min(self.zone_count() / 2)
     }
 
     /// First block of a zone.
@@ -186,7 +186,7 @@ impl Layout {
         if self.ns_log[0].blocks < 512 || self.ns_log[0].blocks != self.ns_log[1].blocks {
             return Err("the namespace log rings are too small or differ");
         }
-        if self.zone_count() <= self.reserve_zones() {
+        if self.zone_count() <= u32::from(self.shards) + self.zone_count() / 20 {
             return Err("too few zones");
         }
         Ok(())

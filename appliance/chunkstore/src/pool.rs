@@ -23,7 +23,7 @@ pub enum Class {
 pub(crate) enum Taker {
     /// File data.
     User,
-    /// The namespace volume, and what truncation and holes need on a full device: not the half of the reserve that
+    /// The namespace volume, and what truncation and holes need on a full device: not the part of the reserve that
     /// checkpoints alone may use.
     System,
     /// Without it a full log stays full.
@@ -106,10 +106,12 @@ impl Pool {
 
     /// Zones that must stay free when `taker` takes one.
     fn kept(&self, taker: Taker) -> u32 {
-        let reserve = self.reserve.load(Ordering::Acquire);
         match taker {
-            Taker::User => reserve.saturating_sub(self.system.load(Ordering::Acquire)).max(reserve / 2),
-            Taker::System => reserve / 2,
+            // However much the system has already: to delete it must be able to move on.
+            Taker::User => {
+                self.reserve().saturating_sub(self.system.load(Ordering::Acquire)).max(self.eighths(7))
+            }
+            Taker::System => self.eighths(3),
             Taker::Checkpoint => 0,
         }
     }
@@ -124,9 +126,25 @@ impl Pool {
         self.free.load(Ordering::Acquire).saturating_sub(self.kept(Taker::User))
     }
 
+    /// Zones by which the namespace may still grow. The rest is the checkpoints', and for moving rows while others are removed:
+    /// any shard may need a zone for that.
+    pub(crate) fn system_free(&self) -> u32 {
+        self.free.load(Ordering::Acquire).saturating_sub(self.eighths(6))
+    }
+
+    /// So many eighths of the reserve.
+    fn eighths(&self, n: u32) -> u32 {
+        (u64::from(self.reserve()) * u64::from(n)).div_ceil(8) as u32
+    }
+
     /// Most zones that it can grow to.
     pub(crate) fn limit(&self) -> u64 {
         self.taken.len() as u64 * 64
+    }
+
+    /// Zones kept back from user data.
+    pub(crate) fn reserve(&self) -> u32 {
+        self.reserve.load(Ordering::Acquire)
     }
 
     /// Zones of the device.
@@ -209,24 +227,27 @@ mod tests {
 
     #[test]
     fn the_reserve_is_for_the_system_only() {
-        let pool = Pool::new(10, 3, 1);
+        let pool = Pool::new(20, 8, 1);
         assert_eq!(pool.take(Taker::System), Err(Refused::Closed));
-        assert!(pool.claim(9, Class::User) && !pool.claim(9, Class::User) && !pool.claim(10, Class::User));
+        assert!(pool.claim(19, Class::User) && !pool.claim(19, Class::User) && !pool.claim(20, Class::User));
         pool.opened();
-        let mut got: Vec<u32> = (0..6).map(|_| pool.take(Taker::User).expect("room")).collect();
+        let mut got: Vec<u32> = (0..11).map(|_| pool.take(Taker::User).expect("room")).collect();
         assert_eq!(pool.take(Taker::User), Err(Refused::Empty));
-        got.extend((0..2).map(|_| pool.take(Taker::System).expect("reserve")));
+        assert_eq!(pool.system_free(), 2);
+        got.extend((0..5).map(|_| pool.take(Taker::System).expect("reserve")));
         assert_eq!(pool.take(Taker::System), Err(Refused::Empty), "the rest is for checkpoints");
-        got.push(pool.take(Taker::Checkpoint).expect("reserve"));
+        got.extend((0..3).map(|_| pool.take(Taker::Checkpoint).expect("reserve")));
         assert_eq!(pool.take(Taker::Checkpoint), Err(Refused::Empty));
         got.sort_unstable();
-        assert_eq!(got, (0..9).collect::<Vec<_>>());
-        pool.put(4, Class::User);
-        assert_eq!(pool.take(Taker::User), Err(Refused::Empty), "checkpoints keep their part");
-        pool.put(5, Class::User);
-        assert!(pool.take(Taker::User).is_ok(), "the reserve is all taken by the system, so users get this");
-        assert!(pool.grow(640, 3) && !pool.grow(641, 3));
-        assert_eq!(pool.free(), 631);
+        assert_eq!(got, (0..19).collect::<Vec<_>>());
+        (0..7).for_each(|zone| pool.put(zone, Class::User));
+        assert_eq!(pool.take(Taker::User), Err(Refused::Empty), "checkpoints and deletions keep their parts");
+        assert_eq!(pool.system_free(), 1);
+        pool.put(7, Class::User);
+        assert!(pool.take(Taker::User).is_ok(), "eight are free, and no more than seven are kept");
+        assert!(pool.take(Taker::User).is_err(), "however much the system has taken");
+        assert!(pool.grow(1280, 8) && !pool.grow(1281, 8));
+        assert_eq!(pool.free(), 1267);
     }
 
     #[test]

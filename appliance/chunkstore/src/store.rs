@@ -53,6 +53,10 @@ pub struct DeviceStats {
     pub free_bytes: u64,
     /// The part of them that user data may take; free blocks in the shards' own zones come on top.
     pub user_free_bytes: u64,
+    /// The part of `free_bytes` by which the namespace may still grow.
+    pub system_free_bytes: u64,
+    /// Bytes kept back from user data.
+    pub reserve_bytes: u64,
     /// Copies of metadata repaired from the other since opening.
     pub repaired: u64,
     /// Reads of file data that failed or had a wrong CRC since opening.
@@ -386,6 +390,8 @@ impl<D: BlockDevice> Device<D> {
             zone_bytes: u64::from(shared.pool.zones()) * zone,
             free_bytes: u64::from(shared.pool.free()) * zone,
             user_free_bytes: u64::from(shared.pool.user_free()) * zone,
+            system_free_bytes: u64::from(shared.pool.system_free()) * zone,
+            reserve_bytes: u64::from(shared.pool.reserve()) * zone,
             repaired: shared.damage.repaired.load(Ordering::Relaxed),
             bad_blocks: shared.damage.bad_blocks.load(Ordering::Relaxed),
             unflushed_bytes: shared.unflushed.load(Ordering::Acquire),

@@ -7,27 +7,27 @@
 //! A backend error latches redb's `PreviousIo`: the database is then closed, opened again, and the records that were not
 //! committed are applied again. They are kept until their commit has returned, so nothing is lost to an error that passes.
 
-use crate::kv::{Key, KeyRange};
+mod base;
+mod direct;
+mod fetch;
+mod rows;
+mod snapshot;
+
+pub use base::{Size, format};
+pub use direct::Direct;
+pub use rows::{AllRows, amend, dump, look};
+
 use crate::ns::Boot;
 use crate::record::{Record, Seq};
 use crate::view::{Fetched, Miss};
-use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition, TableError};
-use std::collections::{BTreeMap, VecDeque};
+use base::{Base, COMMIT_RECORDS, Pace, guard};
+use redb::StorageBackend;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const APPLIED: &str = "applied";
-
-/// Fetches answered from one snapshot.
-const FETCH_BATCH: usize = 64;
-/// Records of one commit at most: bounds its memory.
-const COMMIT_RECORDS: usize = 1 << 16;
-/// Openings of the database after which a fetch that still fails is given up.
-const FETCH_ATTEMPTS: u32 = 4;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -46,6 +46,10 @@ pub struct Config {
     pub queue_fetches: usize,
     /// redb's own page cache, in bytes.
     pub cache_bytes: usize,
+    /// Free space of the database's volume is given back when nothing was asked for so long.
+    pub tidy_after: Duration,
+    /// A volume of up to so many bytes is let be.
+    pub tidy_above: u64,
 }
 
 impl Default for Config {
@@ -53,10 +57,13 @@ impl Default for Config {
         Self {
             batch_records: 1000,
             batch_delay: Duration::from_secs(1),
-            queue_records: 1 << 17,
-            queue_bytes: 128 << 20,
+            queue_records: 1 << 16,
+            queue_bytes: 64 << 20,
             queue_fetches: 1 << 14,
             cache_bytes: 64 << 20,
+            tidy_after: Duration::from_secs(3),
+            // What a small file system needs anyway.
+            tidy_above: 4 << 20,
         }
     }
 }
@@ -119,19 +126,6 @@ pub enum Error {
     Wanted,
 }
 
-fn db<E: Into<redb::Error>>(e: E) -> Error {
-    Error::Database(Box::new(e.into()))
-}
-
-/// redb answers some damage with a panic: to us that is an error like others, the database is dropped and opened again.
-fn guard<T>(f: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(|e| {
-        let text = e.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        let text = text.or_else(|| e.downcast_ref::<String>().cloned());
-        Err(Error::Panicked(text.unwrap_or_else(|| "no reason given".into())))
-    })
-}
-
 /// The applier can take no more now: wait for [`Event::Applied`] or [`Event::Fetched`].
 #[derive(Debug, thiserror::Error)]
 #[error("the applier's queue is full")]
@@ -139,123 +133,6 @@ pub struct Full<T>(pub T);
 
 /// Opens the volume that redb lives on; called at start and after each failure.
 pub type OpenVolume = Box<dyn FnMut() -> io::Result<Box<dyn StorageBackend>> + Send>;
-
-#[derive(Debug)]
-struct Volume(Box<dyn StorageBackend>);
-
-impl StorageBackend for Volume {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.0.close()
-    }
-}
-
-fn open_db(volume: Box<dyn StorageBackend>, cache: usize) -> Result<(Database, Seq), Error> {
-    guard(|| {
-        let base =
-            Database::builder().set_cache_size(cache).create_with_backend(Volume(volume)).map_err(db)?;
-        let applied = applied(&base)?;
-        Ok((base, applied))
-    })
-}
-
-fn applied(base: &Database) -> Result<Seq, Error> {
-    let txn = base.begin_read().map_err(db)?;
-    match txn.open_table(META) {
-        Ok(t) => Ok(t.get(APPLIED).map_err(db)?.map_or(0, |v| v.value())),
-        Err(TableError::TableDoesNotExist(_)) => Ok(0),
-        Err(e) => Err(db(e)),
-    }
-}
-
-/// Rows of the tables that are always in memory.
-fn boot(base: &Database, applied: Seq) -> Result<Boot, Error> {
-    let mut boot = Boot { applied, rows: Vec::new() };
-    let txn = base.begin_read().map_err(db)?;
-    let rows = match txn.open_table(ROWS) {
-        Ok(t) => t,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(boot),
-        Err(e) => return Err(db(e)),
-    };
-    for table in Boot::TABLES {
-        let range = KeyRange::table(table);
-        for row in rows.range::<&[u8]>(range.start.bytes()..range.end.bytes()).map_err(db)? {
-            let (k, v) = row.map_err(db)?;
-            let key = Key::raw(k.value());
-            if !key.validate() {
-                return Err(Error::Key(format!("{key:?}")));
-            }
-            boot.rows.push((key, v.value().into()));
-        }
-    }
-    Ok(boot)
-}
-
-/// Whether a record comes after `last`, which then is its number; one that is held already does not.
-fn follows(last: &mut Seq, r: &Record) -> Result<bool, Error> {
-    if r.seq() <= *last {
-        return Ok(false);
-    }
-    if r.seq() != *last + 1 {
-        return Err(Error::Gap { expected: *last + 1, found: r.seq() });
-    }
-    *last = r.seq();
-    Ok(true)
-}
-
-/// Applies records in one commit. Those that the database holds are skipped.
-fn apply<'a>(
-    base: &Database,
-    applied: Seq,
-    records: impl IntoIterator<Item = &'a Record>,
-) -> Result<Seq, Error> {
-    let mut last = applied;
-    // The last value of a row is enough; in key order pages are touched once.
-    let mut rows: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
-    for r in records {
-        if follows(&mut last, r)? {
-            rows.extend(r.rows());
-        }
-    }
-    if last == applied {
-        return Ok(last);
-    }
-    let mut txn = base.begin_write().map_err(db)?;
-    txn.set_durability(Durability::Immediate).map_err(db)?;
-    txn.set_quick_repair(true);
-    {
-        let mut table = txn.open_table(ROWS).map_err(db)?;
-        for (key, value) in rows {
-            match value {
-                Some(v) => drop(table.insert(key, v).map_err(db)?),
-                None => drop(table.remove(key).map_err(db)?),
-            }
-        }
-        txn.open_table(META).map_err(db)?.insert(APPLIED, last).map_err(db)?;
-    }
-    txn.commit().map_err(db)?;
-    Ok(last)
-}
-
-/// Makes the database of a new file system on an empty volume.
-pub fn format(volume: Box<dyn StorageBackend>, records: &[Record]) -> Result<Seq, Error> {
-    let (base, at) = open_db(volume, 1 << 20)?;
-    guard(move || apply(&base, at, records))
-}
 
 #[derive(Default)]
 struct Queue {
@@ -268,11 +145,12 @@ struct Queue {
     /// A read failed: close and open again.
     reopen: bool,
     /// `None` while it is opened again.
-    base: Option<Arc<Database>>,
+    base: Option<Arc<Base>>,
 }
 
 struct Shared {
     config: Config,
+    size: Arc<Size>,
     queue: Mutex<Queue>,
     writer: Condvar,
     reader: Condvar,
@@ -310,20 +188,23 @@ impl Applier {
         mut open: OpenVolume,
         notify: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<(Self, Boot), Error> {
-        let (base, at) = open_db(open()?, config.cache_bytes)?;
-        let boot = guard(|| boot(&base, at))?;
+        let size = Arc::<Size>::default();
+        let (base, at) = Base::open(open()?, config.cache_bytes, size.clone())?;
+        let boot = guard(|| base.boot(at))?;
         let queue = Queue { base: Some(Arc::new(base)), ..Queue::default() };
         let shared = Arc::new(Shared {
             config,
+            size,
             queue: Mutex::new(queue),
             writer: Condvar::new(),
             reader: Condvar::new(),
             notify: Box::new(notify),
         });
         let mut me = Self { shared: shared.clone(), threads: Vec::new(), looker: Mutex::default() };
-        let w = Writer { shared: shared.clone(), open, applied: at };
+        let w = Writer { shared: shared.clone(), open, applied: at, pace: Pace::default(), untidy: 0 };
         me.threads.push(std::thread::Builder::new().name("ns-apply".into()).spawn(move || w.run())?);
-        me.threads.push(std::thread::Builder::new().name("ns-fetch".into()).spawn(move || read(&shared))?);
+        me.threads
+            .push(std::thread::Builder::new().name("ns-fetch".into()).spawn(move || fetch::run(&shared))?);
         Ok((me, boot))
     }
 
@@ -361,6 +242,12 @@ impl Applier {
         self.shared.writer.notify_one();
     }
 
+    /// The database's sizes, as they are at any time.
+    #[must_use]
+    pub fn size(&self) -> Arc<Size> {
+        self.shared.size.clone()
+    }
+
     /// Records that wait for a commit to begin.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -381,22 +268,34 @@ impl Drop for Applier {
     }
 }
 
+enum Work {
+    Commit(Vec<Record>),
+    /// Give back what the volume has too much of.
+    Tidy,
+}
+
 struct Writer {
     shared: Arc<Shared>,
     open: OpenVolume,
     applied: Seq,
+    pace: Pace,
+    /// Attempts to give space back that failed in a row: each makes the next come later.
+    untidy: u32,
 }
 
 impl Writer {
     fn run(mut self) {
-        while let Some(batch) = self.batch() {
-            self.commit(&batch);
+        while let Some(work) = self.work() {
+            match work {
+                Work::Commit(batch) => self.commit(&batch),
+                Work::Tidy => self.tidy(),
+            }
         }
         self.shared.lock().base = None;
     }
 
-    /// Waits for enough records, for the delay, for a flush or for the end.
-    fn batch(&self) -> Option<Vec<Record>> {
+    /// Waits for enough records, for the delay, for a flush, for a quiet moment or for the end.
+    fn work(&self) -> Option<Work> {
         let c = self.shared.config;
         let mut q = self.shared.lock();
         loop {
@@ -404,7 +303,7 @@ impl Writer {
                 q.reopen = false;
                 drop(q);
                 self.close();
-                return Some(Vec::new());
+                return Some(Work::Commit(Vec::new()));
             }
             let age = q.oldest.map(|t| t.elapsed());
             let due = age.is_some_and(|a| a >= c.batch_delay);
@@ -417,13 +316,23 @@ impl Writer {
                     q.oldest = None;
                     q.flush = false;
                 }
-                return Some(batch);
+                return Some(Work::Commit(batch));
             }
             if q.stop {
                 return None;
             }
             q.flush = false;
             q = match age {
+                None if q.base.is_some() && self.shared.size.wasteful(c.tidy_above) => {
+                    let after = c.tidy_after * (1 << self.untidy.min(10));
+                    let waited = self.shared.writer.wait_timeout(q, after);
+                    let (q, time) = waited.unwrap_or_else(PoisonError::into_inner);
+                    let quiet = q.records.is_empty() && q.fetches.is_empty() && !(q.stop || q.reopen);
+                    if time.timed_out() && quiet {
+                        return Some(Work::Tidy);
+                    }
+                    q
+                }
                 None => self.shared.writer.wait(q).unwrap_or_else(PoisonError::into_inner),
                 Some(a) => {
                     let left = c.batch_delay.saturating_sub(a);
@@ -438,23 +347,32 @@ impl Writer {
         let mut attempts = 0_u32;
         loop {
             let base = self.shared.lock().base.clone();
+            let part = self.pace.part(batch, self.applied);
+            let opened = base.is_none();
             let result = match base {
-                Some(base) => guard(|| apply(&base, self.applied, batch)),
+                Some(base) => guard(|| base.apply(self.applied, part)),
                 None => self.reopen(),
             };
             match result {
                 Ok(at) => {
                     self.applied = at;
+                    if opened && batch.last().is_some_and(|r| r.seq() > at) {
+                        // Nothing shows yet that it works.
+                        continue;
+                    }
+                    self.pace.succeeded();
                     if attempts > 0 {
                         attempts = 0;
                         self.shared.tell(Event::Recovered);
                     }
+                    self.shared.tell(Event::Applied(at));
                     if batch.last().is_none_or(|r| r.seq() <= at) {
-                        return self.shared.tell(Event::Applied(at));
+                        return;
                     }
                 }
                 Err(e) => {
                     attempts += 1;
+                    self.pace.failed(part.len());
                     tracing::warn!(error = %e, attempts, "the namespace database failed, opening it again");
                     self.shared.tell(Event::Failed { error: e.to_string(), attempts });
                     self.close();
@@ -466,13 +384,12 @@ impl Writer {
         }
     }
 
-    /// Lets go of the database once the reader has.
-    fn close(&self) {
-        let base = self.shared.lock().base.take();
-        let Some(mut base) = base else { return };
+    /// Takes the database away once the reader has let go of it.
+    fn alone(&self) -> Option<Base> {
+        let mut base = self.shared.lock().base.take()?;
         loop {
             match Arc::try_unwrap(base) {
-                Ok(_) => return,
+                Ok(base) => return Some(base),
                 Err(shared) => {
                     base = shared;
                     std::thread::yield_now();
@@ -481,12 +398,39 @@ impl Writer {
         }
     }
 
+    fn close(&self) {
+        drop(self.alone());
+    }
+
     fn reopen(&mut self) -> Result<Seq, Error> {
-        let (base, at) = open_db((self.open)()?, self.shared.config.cache_bytes)?;
-        let mut q = self.shared.lock();
-        q.base = Some(Arc::new(base));
-        self.shared.reader.notify_one();
+        let volume = (self.open)()?;
+        let (base, at) = Base::open(volume, self.shared.config.cache_bytes, self.shared.size.clone())?;
+        self.hand_out(base);
         Ok(at)
+    }
+
+    fn hand_out(&self, base: Base) {
+        self.shared.lock().base = Some(Arc::new(base));
+        self.shared.reader.notify_one();
+    }
+
+    /// Fetches wait meanwhile; there were none when it began.
+    fn tidy(&mut self) {
+        let Some(base) = self.alone() else { return };
+        let before = self.shared.size.volume();
+        match base.compact() {
+            Ok(base) => {
+                self.untidy = 0;
+                self.hand_out(base);
+                let after = self.shared.size.volume();
+                tracing::info!(before, after, "the namespace database gave space back");
+            }
+            Err(e) => {
+                self.untidy += 1;
+                tracing::warn!(error = %e, "the namespace database was not compacted, opening it again");
+                self.shared.lock().reopen = true;
+            }
+        }
     }
 
     /// Waits before another attempt. False: the shell stops and some attempts have failed.
@@ -507,61 +451,5 @@ impl Writer {
     }
 }
 
-fn read(shared: &Shared) {
-    let mut batch: Vec<(u64, Miss)> = Vec::new();
-    let mut failures = 0;
-    loop {
-        let base = {
-            let mut q = shared.lock();
-            loop {
-                if q.stop {
-                    return;
-                }
-                if let (Some(base), true) = (&q.base, !(q.fetches.is_empty() && batch.is_empty())) {
-                    let base = base.clone();
-                    let n = q.fetches.len().min(FETCH_BATCH - batch.len().min(FETCH_BATCH));
-                    batch.extend(q.fetches.drain(..n));
-                    break base;
-                }
-                q = shared.reader.wait(q).unwrap_or_else(PoisonError::into_inner);
-            }
-        };
-        let Err(error) = guard(|| answer(shared, &base, &mut batch)) else {
-            failures = 0;
-            continue;
-        };
-        drop(base);
-        failures += 1;
-        if failures >= FETCH_ATTEMPTS
-            && let Some((id, _)) = batch.pop()
-        {
-            failures = 0;
-            shared.tell(Event::FetchFailed { id, error: error.to_string() });
-        }
-        shared.lock().reopen = true;
-        shared.writer.notify_one();
-        let q = shared.lock();
-        drop(shared.reader.wait_timeout(q, RETRY_FIRST).unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Answers fetches from one snapshot; those that were answered leave the batch.
-fn answer(shared: &Shared, base: &Database, batch: &mut Vec<(u64, Miss)>) -> Result<(), Error> {
-    let snapshot = Snapshot::of(base)?;
-    while let Some((id, miss)) = batch.last() {
-        let (id, out) = (*id, snapshot.fetch(miss)?);
-        batch.pop();
-        shared.tell(Event::Fetched { id, rows: out });
-    }
-    Ok(())
-}
-
-mod direct;
-mod rows;
-mod snapshot;
 #[cfg(test)]
 mod tests;
-
-pub use direct::Direct;
-pub use rows::{AllRows, amend, dump, look};
-use snapshot::Snapshot;

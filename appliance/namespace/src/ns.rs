@@ -241,7 +241,10 @@ impl Namespace {
             return Ok(self.refuse(ctx, Errno::EROFS, 0));
         }
         let space = self.space;
-        self.transact(ctx, |t| exec::run(t, op, &space))
+        // What is not applied yet will take its room, too, and what was applied meanwhile has.
+        let applied = self.view.applied_bytes().saturating_sub(space.since);
+        let full = self.view.overlay_bytes() as u64 + applied >= space.room && exec::grows(op);
+        self.transact(ctx, |t| if full { Err(Errno::ENOSPC.into()) } else { exec::run(t, op, &space) })
     }
 
     /// Runs `f` as one operation.
@@ -436,6 +439,11 @@ impl Namespace {
     #[must_use]
     pub fn pressure(&self) -> Pressure {
         Pressure { records: self.view.unapplied(), bytes: self.view.overlay_bytes() }
+    }
+    /// Bytes of rows that were reported as applied, in all, counted as [`Pressure::bytes`].
+    #[must_use]
+    pub fn applied_bytes(&self) -> u64 {
+        self.view.applied_bytes()
     }
     /// Number of the last record.
     #[must_use]

@@ -79,8 +79,15 @@ impl Default for CacheConfig {
     }
 }
 
-/// Book-keeping bytes of a row besides key and value: maps, ring entry, allocator.
-const ROW_OVERHEAD: usize = 160;
+/// Book-keeping bytes of a cached row besides key and value: a map that is half empty, its place in the ring, the allocator.
+const ROW_OVERHEAD: usize = 224;
+/// The same of a row that waits for the applier: in a map, in the ordered index, in its record's list.
+const OVER_OVERHEAD: usize = 320;
+
+/// Bytes of memory that a row which waits for the applier takes; its record is kept beside it until the commit.
+fn over_bytes(key: &Key, value: Option<&[u8]>) -> usize {
+    2 * (key.len() + value.map_or(0, <[u8]>::len)) + OVER_OVERHEAD
+}
 
 struct Cached {
     value: Option<Box<[u8]>>,
@@ -139,6 +146,8 @@ pub struct View {
     listed: BTreeSet<Key>,
     queue: VecDeque<(Seq, Vec<Key>)>,
     overlay_bytes: usize,
+    /// Bytes that ever left the overlay for the database.
+    applied_bytes: u64,
     volatile: HashMap<Key, Volatile>,
     pub(crate) lazy: BTreeMap<Ino, Lazy>,
     dropped: Seq,
@@ -174,6 +183,7 @@ impl View {
             listed: BTreeSet::new(),
             queue: VecDeque::new(),
             overlay_bytes: 0,
+            applied_bytes: 0,
             volatile: HashMap::new(),
             lazy: BTreeMap::new(),
             dropped: applied,
@@ -193,6 +203,10 @@ impl View {
     /// Bytes of rows that the applier has not reported yet.
     pub(crate) fn overlay_bytes(&self) -> usize {
         self.overlay_bytes
+    }
+    /// The same of all rows that it ever reported.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes
     }
     /// Bytes of caches in use.
     pub(crate) fn cache_bytes(&self) -> usize {
@@ -310,13 +324,12 @@ impl View {
                 Some(Table::Dirty) => self.mark(&key, seq, value.is_some()),
                 _ => {}
             }
-            let len = value.as_ref().map_or(0, |v| v.len()) + key.len() + ROW_OVERHEAD;
-            self.overlay_bytes += len;
+            self.overlay_bytes += over_bytes(&key, value.as_deref());
             if key.table().is_some_and(Table::listed) {
                 self.listed.insert(key.clone());
             }
             if let Some(old) = self.overlay.insert(key.clone(), Over { seq, value }) {
-                self.overlay_bytes -= old.value.map_or(0, |v| v.len()) + key.len() + ROW_OVERHEAD;
+                self.overlay_bytes -= over_bytes(&key, old.value.as_deref());
             }
             keys.push(key);
         }
@@ -407,7 +420,9 @@ impl View {
                     continue;
                 }
                 let Some(o) = self.overlay.remove(&key) else { continue };
-                self.overlay_bytes -= o.value.as_ref().map_or(0, |v| v.len()) + key.len() + ROW_OVERHEAD;
+                let bytes = over_bytes(&key, o.value.as_deref());
+                self.overlay_bytes -= bytes;
+                self.applied_bytes += bytes as u64;
                 self.listed.remove(&key);
                 self.update_page(&key, o.value.as_deref());
                 self.insert_row(key, o.value);

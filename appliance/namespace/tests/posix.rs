@@ -302,11 +302,14 @@ fn names_and_targets_have_limits() {
 fn full_takes_deletions() {
     let mut w = World::new(9);
     let f = w.file(ROOT, "f");
-    w.ns.set_space(Space { full: true, ..Space::default() });
+    w.ns.set_space(Space { room: 0, ..Space::default() });
     assert_eq!(w.err(&Op::Create(create(ROOT, b"g", 0o100_644))), Errno::ENOSPC);
     assert_eq!(w.err(&Op::Link { ino: f, dir: ROOT, name: b"g" }), Errno::ENOSPC);
-    w.ok(&Op::Unlink { dir: ROOT, name: b"f" });
-    w.ns.set_space(Space { blocks: 100, free: 50, available: 40, block_size: 4096, full: false });
+    let rename = |from, to| Op::Rename { dir: ROOT, name: from, new_dir: ROOT, new_name: to, flags: 0 };
+    assert_eq!(w.err(&rename(b"f", b"longer")), Errno::ENOSPC);
+    w.ok(&rename(b"f", b"g"));
+    w.ok(&Op::Unlink { dir: ROOT, name: b"g" });
+    w.ns.set_space(Space { blocks: 100, free: 50, available: 40, block_size: 4096, ..Space::default() });
     let Reply::StatFs(s) = w.ok(&Op::StatFs) else { panic!("not totals") };
     assert_eq!((s.files.get(), s.files_free.get(), s.name_max.get()), (41, 40, 255));
 }

@@ -147,6 +147,8 @@ impl<D: BlockDevice> Admin<D> {
         let free = self.0.meta.free_stats.get();
         out["free_list"] =
             json!({ "entries": free.entries, "failures": free.failures, "passes": free.passes });
+        let (volume, rows) = self.0.meta.applying.size();
+        out["database"] = json!({ "volume_bytes": volume, "row_bytes": rows });
         out["applier_failures"] = json!(self.0.meta.applying.failing());
         out["operations"] = Value::Object(ops);
         out["device"] = self.devices().await;

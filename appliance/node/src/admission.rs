@@ -18,9 +18,9 @@ use std::task::Poll;
 use wire::{Class, Header, Opcode, Status};
 
 /// Records that the namespace log may be ahead of the applier before changes wait.
-const PRESSURE_RECORDS: usize = 200_000;
+const PRESSURE_RECORDS: usize = 1 << 16;
 /// Bytes, likewise.
-const PRESSURE_BYTES: usize = 256 << 20;
+const PRESSURE_BYTES: usize = 96 << 20;
 
 /// Who waits while the applier is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -128,6 +128,14 @@ impl Applying {
         self.0.engine.borrow().as_ref().is_some_and(|engine| engine.look(look))
     }
 
+    /// Bytes of the database's volume, and of the rows in it.
+    pub(crate) fn size(&self) -> (u64, Option<u64>) {
+        self.0.engine.borrow().as_ref().map_or((0, None), |engine| {
+            let size = engine.size();
+            (size.volume(), size.rows())
+        })
+    }
+
     /// Commits what waits without delay.
     pub(crate) fn hurry(&self) {
         if let Some(engine) = &*self.0.engine.borrow() {

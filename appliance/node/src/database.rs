@@ -7,12 +7,18 @@ use crate::base::{Base, blocking};
 use crate::config::Config;
 use crate::error::NodeError;
 use chunkstore::BlockDevice;
-use namespace::applier::{self, AllRows, Applier, Error, Event, Full};
+use namespace::applier::{self, AllRows, Applier, Error, Event, Full, Size};
 use namespace::{Boot, Miss, Record};
 use reactor::mail;
+use std::sync::Arc;
 
 /// Events that may wait for the reactor; the database's threads block beyond it.
 const EVENTS: usize = 1 << 14;
+
+#[cfg(feature = "sim")]
+const TIDY_ABOVE: u64 = 512 << 10;
+#[cfg(feature = "sim")]
+const TIDY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// The running database.
 pub(crate) enum Engine {
@@ -33,6 +39,8 @@ pub(crate) async fn open<D: BlockDevice>(
     let settings = applier::Config { cache_bytes, ..applier::Config::default() };
     #[cfg(feature = "sim")]
     if reactor::sim::is_running() {
+        // A simulated file system is small, and is to see that space is given back.
+        let settings = applier::Config { tidy_above: TIDY_ABOVE, tidy_after: TIDY_AFTER, ..settings };
         let (engine, boot) = stepped::Stepped::open(settings, base.volume_server(), told).await?;
         return Ok((Engine::Stepped(engine), boot, events));
     }
@@ -89,6 +97,15 @@ impl Engine {
             Self::Threads(applier) => applier.flush(),
             #[cfg(feature = "sim")]
             Self::Stepped(stepped) => stepped.flush(),
+        }
+    }
+
+    /// See [`Applier::size`].
+    pub(crate) fn size(&self) -> Arc<Size> {
+        match self {
+            Self::Threads(applier) => applier.size(),
+            #[cfg(feature = "sim")]
+            Self::Stepped(stepped) => stepped.size(),
         }
     }
 

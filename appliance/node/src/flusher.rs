@@ -27,8 +27,6 @@ const TICK: Duration = Duration::from_millis(100);
 const FREEING: Duration = Duration::from_secs(3);
 /// Bytes of a block, for statfs.
 const BLOCK: u64 = chunkstore::BLOCK_BYTES;
-/// Bytes that the namespace volume keeps: below this nothing that makes rows is taken.
-const NAMESPACE_RESERVE: u64 = 16 << 20;
 
 /// The tasks; they end with [`Flusher::stop`].
 pub(crate) struct Flusher {
@@ -161,15 +159,23 @@ impl<D: BlockDevice> Work<D> {
 
     /// Tells the namespace how much space there is.
     async fn measure(&self) {
+        let since = self.meta.machine(|m| m.view().applied_bytes());
         let d = self.device.stats();
         let shards = self.meta.store.stats().await;
         let [own, system] = [0, 1].map(|i| shards.iter().map(|s| s.space.free[i]).sum::<u64>());
+        // What the database's volume may take without growing: where it was never written, it has no blocks. A row in memory counts
+        // about twice what it takes on the device, both copies and half-empty pages included. Free blocks of the shards' own
+        // don't count: the shard that needs them may be another.
+        let (volume, used) =
+            (self.meta.applying.size().0, shards.iter().map(|s| s.space.system).sum::<u64>());
+        let sparse = (2 * volume).saturating_sub(used * BLOCK);
         let space = Space {
             blocks: d.zone_bytes / BLOCK,
             free: d.free_bytes / BLOCK + own + system,
             available: d.user_free_bytes / BLOCK + own,
             block_size: BLOCK as u32,
-            full: d.free_bytes < NAMESPACE_RESERVE,
+            room: d.system_free_bytes.saturating_sub(sparse),
+            since,
         };
         self.meta.machine_mut(|m| m.namespace().set_space(space));
     }

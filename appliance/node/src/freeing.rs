@@ -166,12 +166,14 @@ impl<D: BlockDevice> Freeing<D> {
         if !meta.free_work.replace(false) {
             return Ok(());
         }
-        let mut stats = self.0.meta.free_stats.get();
+        meta.freeing.set(true);
+        let mut stats = meta.free_stats.get();
         stats.passes += 1;
-        self.0.meta.free_stats.set(stats);
+        meta.free_stats.set(stats);
         let listed = self.list(stats.passes).await;
         let left = meta.ns(|ns, _| Ok(ns.free_work(u64::MAX, 0, 1)?)).await;
         meta.free_work.set(left.map_or(true, |left| !left.is_empty()));
+        meta.freeing.set(false);
         listed
     }
 
@@ -292,6 +294,7 @@ impl<D: BlockDevice> Meta<D> {
             }
             for task in running {
                 if let Ok(outcome) = task.await {
+                    self.freed.set(self.freed.get() + 1);
                     count(outcome, &mut delta, &mut result);
                 }
             }

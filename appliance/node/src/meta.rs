@@ -72,6 +72,10 @@ pub(crate) struct Inner<D> {
     log_failed: RefCell<Option<String>>,
     applied: Cell<Seq>,
     pub(crate) free_work: Cell<bool>,
+    /// The free list is being worked off.
+    pub(crate) freeing: Cell<bool>,
+    /// Chunks that were deleted for it.
+    pub(crate) freed: Cell<u64>,
     pub(crate) free_stats: Cell<FreeStats>,
     /// Chunks being deleted.
     pub(crate) deletes: Semaphore,
@@ -139,6 +143,8 @@ impl<D: BlockDevice> Meta<D> {
             log_failed: RefCell::default(),
             applied: Cell::new(0),
             free_work: Cell::new(true),
+            freeing: Cell::default(),
+            freed: Cell::default(),
             free_stats: Cell::default(),
             deletes: Semaphore::new(DELETES),
             relief: Notify::new(),

@@ -11,12 +11,13 @@ use std::cell::Cell;
 use std::time::Duration;
 use wire::Errno;
 
-/// Longest wait for one round; a round that takes longer has no end in sight.
+/// Longest wait for one round; one that takes longer brings nothing for now.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Rounds in which nothing was freed before a change that waits for space is refused, although some is on its way back.
+const STUCK: usize = 8;
 /// Rounds at most for one change, while others delete.
-const ROUNDS: usize = 8;
-
-/// Rounds with nothing left to be freed: one makes usable what was freed, and in the other the list may just have been at work.
+const ROUNDS: usize = 256;
+/// Rounds with nothing left to be freed: one makes usable what was freed, and in the other the list may just have been emptied.
 const CALM: usize = 2;
 
 /// Rounds of the flusher, and who waits for them.
@@ -88,15 +89,15 @@ pub(crate) async fn with_room<D: BlockDevice, T>(
         }
         return result;
     }
-    let mut calm = 0;
+    let (mut calm, mut stuck, mut freed) = (0, 0, meta.freed.get());
     for _ in 0..ROUNDS {
-        if calm == CALM || !matches!(&result, Err(e) if e.errno == Errno::ENOSPC) {
+        if calm == CALM || stuck == STUCK || !matches!(&result, Err(e) if e.errno == Errno::ENOSPC) {
             break;
         }
-        calm = if meta.free_work.get() { 0 } else { calm + 1 };
-        if reactor::timeout(LIMIT, meta.room.round()).await.is_err() {
-            break;
-        }
+        calm = if meta.free_work.get() || meta.freeing.get() { 0 } else { calm + 1 };
+        let _ = reactor::timeout(LIMIT, meta.room.round()).await;
+        let before = std::mem::replace(&mut freed, meta.freed.get());
+        stuck = if freed == before { stuck + 1 } else { 0 };
         result = change().await;
     }
     result

@@ -3,7 +3,8 @@
 //! Must not write. A look at the database of a running daemon has a thread of its own and ends early when the database is
 //! wanted otherwise.
 
-use super::{Applier, Database, Error, Queue, ROWS, Shared, applied, apply, db, follows, guard, open_db};
+use super::base::{Base, ROWS, db, follows, guard};
+use super::{Applier, Error, Queue, Shared};
 use crate::kv::{Key, KeyRange};
 use crate::record::{Record, Seq};
 use redb::{ReadableDatabase, StorageBackend, TableError};
@@ -35,8 +36,8 @@ impl core::fmt::Debug for AllRows {
 }
 
 impl AllRows {
-    fn new(base: &Database, later: Later, daemon: Option<Arc<Shared>>) -> Result<Self, Error> {
-        let txn = base.begin_read().map_err(db)?;
+    fn new(base: &Base, later: Later, daemon: Option<Arc<Shared>>) -> Result<Self, Error> {
+        let txn = base.db.begin_read().map_err(db)?;
         let table = match txn.open_table(ROWS) {
             Ok(table) => Some(table),
             Err(TableError::TableDoesNotExist(_)) => None,
@@ -125,7 +126,7 @@ pub fn look<T>(
     records: &[Record],
     look: impl FnOnce(&AllRows, Seq) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let (base, mut last) = open_db(volume, CACHE)?;
+    let (base, mut last) = Base::open(volume, CACHE, Arc::default())?;
     let mut later = Later::new();
     for r in records {
         if follows(&mut last, r)? {
@@ -140,8 +141,8 @@ pub fn look<T>(
 
 /// Applies records to a database that nobody serves, in one commit.
 pub fn amend(volume: Box<dyn StorageBackend>, records: &[Record]) -> Result<Seq, Error> {
-    let (base, at) = open_db(volume, CACHE)?;
-    guard(move || apply(&base, at, records))
+    let (base, at) = Base::open(volume, CACHE, Arc::default())?;
+    guard(move || base.apply(at, records))
 }
 
 /// Calls `each` for every row in key order.
@@ -168,7 +169,7 @@ impl Applier {
         let shared = Arc::clone(&self.shared);
         let run = move || {
             let rows = guard(|| {
-                applied(&base)?;
+                base.applied()?;
                 AllRows::new(&base, Later::new(), Some(shared))
             });
             // Held until the look has ended: redb closes the volume with its last handle.

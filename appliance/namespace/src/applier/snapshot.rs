@@ -1,6 +1,7 @@
 //! Rows out of one snapshot of the database, with what is likely to be asked for next.
 
-use super::{APPLIED, Error, META, ROWS, db};
+use super::Error;
+use super::base::{APPLIED, META, ROWS, db};
 use crate::kv::{Key, KeyRange, Table};
 use crate::layout;
 use crate::record::Seq;

@@ -1,9 +1,10 @@
 //! Tests over a volume that forgets what was not synced, and that fails on demand.
 
 use super::*;
-use crate::kv::{Counter, Table};
+use crate::kv::{Counter, Key, KeyRange, Table};
 use crate::view::RangeMiss;
 use crate::{CacheConfig, Create, LastStop, Namespace, Op, OpCtx, mkfs};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use wire::{ClientId, Ino, ROOT_INO, Timestamp};
@@ -17,6 +18,9 @@ struct Disk {
     budget: AtomicU32,
     /// Reads that fail.
     bad_reads: AtomicU32,
+    /// Pages written since the last sync, and how many there may be; 0 for any number. Each takes room until the sync.
+    pages: Mutex<BTreeSet<u64>>,
+    most_pages: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
@@ -71,11 +75,20 @@ impl StorageBackend for Handle {
     }
     fn sync_data(&self) -> io::Result<()> {
         self.0.spend()?;
+        self.0.pages.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *get(&self.0.synced) = get(&self.0.now).clone();
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.spend()?;
+        let mut pages = self.0.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.extend(offset / 4096..(offset + data.len() as u64).div_ceil(4096));
+        let most = self.0.most_pages.load(Ordering::SeqCst) as usize;
+        if most > 0 && pages.len() > most {
+            pages.clear();
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        drop(pages);
         let at = offset as usize;
         let mut now = get(&self.0.now);
         now.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
@@ -87,39 +100,47 @@ fn now() -> Timestamp {
     Timestamp::new(1, 0)
 }
 
+fn run(ns: &mut Namespace, op: &Op<'_>) -> Record {
+    let ctx = OpCtx::plain(ClientId(1), now());
+    loop {
+        match ns.execute(&ctx, op) {
+            Ok(done) => return done.record.expect("a change"),
+            // The filter of a directory's names may take a new name for an old one; no database holds it.
+            Err(miss) => {
+                let rows = miss.keys.into_iter().map(|k| (k, None)).collect();
+                ns.fetched(Fetched { rows, ..Fetched::default() });
+            }
+        }
+    }
+}
+
+fn create(ns: &mut Namespace, name: &str) -> Record {
+    let create = Create {
+        dir: ROOT_INO,
+        name: name.as_bytes(),
+        mode: 0o100_644,
+        umask: 0,
+        rdev: 0,
+        target: b"",
+        excl: true,
+        tmpfile: false,
+        open: None,
+    };
+    run(ns, &Op::Create(create))
+}
+
 /// mkfs and some files; the namespace that made them has everything in its overlay.
-fn history(files: usize) -> Vec<Record> {
+fn started(files: usize) -> (Namespace, Vec<Record>) {
     let mut log = mkfs([1; 16], now());
     let mut ns = Namespace::open(Boot::default(), CacheConfig::default()).expect("empty");
     ns.replay(&log[0]).expect("first record");
     log.push(ns.start(LastStop::Clean).expect("made"));
-    let ctx = OpCtx::plain(ClientId(1), now());
-    for i in 0..files {
-        let name = format!("file{i}");
-        let c = Create {
-            dir: ROOT_INO,
-            name: name.as_bytes(),
-            mode: 0o100_644,
-            umask: 0,
-            rdev: 0,
-            target: b"",
-            excl: true,
-            tmpfile: false,
-            open: None,
-        };
-        let done = loop {
-            match ns.execute(&ctx, &Op::Create(c)) {
-                Ok(done) => break done,
-                // The filter of a directory's names may take a new name for an old one; no database holds it.
-                Err(miss) => {
-                    let rows = miss.keys.into_iter().map(|k| (k, None)).collect();
-                    ns.fetched(Fetched { rows, ..Fetched::default() });
-                }
-            }
-        };
-        log.push(done.record.expect("a change"));
-    }
-    log
+    log.extend((0..files).map(|i| create(&mut ns, &format!("file{i}"))));
+    (ns, log)
+}
+
+fn history(files: usize) -> Vec<Record> {
+    started(files).1
 }
 
 fn expected(log: &[Record]) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -206,17 +227,17 @@ fn a_cut_at_any_write_leaves_a_prefix() {
     for writes in (0..400).step_by(3) {
         let disk = Disk::new();
         format(disk.volume(), &log[..1]).expect("formats");
-        let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
-        let half = apply(&base, at, &log[..60]).expect("applies");
+        let (base, at) = Base::open(disk.volume(), 1 << 20, Arc::default()).expect("opens");
+        let half = base.apply(at, &log[..60]).expect("applies");
         disk.budget.store(writes, Ordering::SeqCst);
-        let _ = apply(&base, half, &log[60..]);
+        let _ = base.apply(half, &log[60..]);
         drop(base);
         disk.power_cut();
         let (at, rows) = contents(&disk);
         assert!(at == half || at == last, "{at} after {writes} writes");
         assert_eq!(rows, expected(&log[..at as usize]));
-        let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
-        assert_eq!(apply(&base, at, &log).expect("goes on"), last);
+        let (base, at) = Base::open(disk.volume(), 1 << 20, Arc::default()).expect("opens");
+        assert_eq!(base.apply(at, &log).expect("goes on"), last);
         drop(base);
         assert_eq!(contents(&disk), (last, expected(&log)));
     }
@@ -271,8 +292,8 @@ fn queues_are_bounded_and_gaps_refused() {
     a.submit(log[4].clone()).expect("room again");
     drop(a);
     assert_eq!(contents(&disk).0, log[4].seq(), "what was submitted is committed at the end");
-    let (base, at) = open_db(disk.volume(), 1 << 20).expect("opens");
-    assert!(matches!(apply(&base, at, &log[7..]), Err(Error::Gap { .. })));
+    let (base, at) = Base::open(disk.volume(), 1 << 20, Arc::default()).expect("opens");
+    assert!(matches!(base.apply(at, &log[7..]), Err(Error::Gap { .. })));
 }
 
 #[test]
@@ -334,4 +355,70 @@ fn a_look_sees_the_database_and_the_records_behind_it() {
     });
     assert!(looked);
     assert_eq!(seen.recv().expect("it looks").expect("read").as_deref(), Some(&b"1"[..]));
+}
+
+/// The volume never shrank: what a million files had needed was never given back.
+#[test]
+fn a_database_that_was_emptied_gives_its_space_back() {
+    let disk = Disk::new();
+    let (mut ns, mut log) = started(0);
+    let config = Config {
+        tidy_after: Duration::from_millis(1),
+        tidy_above: 512 << 10,
+        batch_records: 100,
+        ..Config::default()
+    };
+    let (a, _, rx) = start(&disk, config);
+    let mut sizes = Vec::new();
+    for round in 0..3 {
+        let name = |i: usize| format!("round{round}-file-with-a-name-of-some-length-{i}");
+        log.extend((0..3000).map(|i| create(&mut ns, &name(i))));
+        let full = log.last().map_or(0, Record::seq);
+        for i in 0..3000 {
+            log.push(run(&mut ns, &Op::Unlink { dir: ROOT_INO, name: name(i).as_bytes() }));
+        }
+        let (mut most, empty) = (0, log.last().map_or(0, Record::seq));
+        for record in log.drain(..) {
+            let seq = record.seq();
+            a.submit(record).expect("room");
+            if seq == full {
+                wait_applied(&rx, full);
+                most = a.size().volume();
+            }
+        }
+        wait_applied(&rx, empty);
+        while a.size().volume() > 512 << 10 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(most > 1 << 20, "there was something to give back: {most}");
+        sizes.push(a.size().rows());
+    }
+    assert!(sizes.iter().all(|s| s.is_some() && *s == sizes[0]), "{sizes:?}");
+    drop(a);
+    disk.power_cut();
+    let (seq, _) = contents(&disk);
+    assert_eq!(seq, ns.last_seq(), "what was tidied is durable");
+}
+
+/// A commit that needed more room than a full device had was tried again as it was, for ever, and nothing could be deleted.
+#[test]
+fn on_a_full_volume_commits_become_smaller() {
+    let disk = Disk::new();
+    let (mut ns, mut log) = started(3000);
+    let config =
+        Config { tidy_after: Duration::from_secs(3600), batch_records: 1 << 16, ..Config::default() };
+    let (a, _, rx) = start(&disk, config);
+    let last = ns.last_seq();
+    log.drain(..).for_each(|r| a.submit(r).expect("room"));
+    a.flush();
+    wait_applied(&rx, last);
+    disk.most_pages.store(100, Ordering::SeqCst);
+    // Every other one: all pages stay and change.
+    for i in (0..3000).step_by(2) {
+        let name = format!("file{i}");
+        a.submit(run(&mut ns, &Op::Unlink { dir: ROOT_INO, name: name.as_bytes() })).expect("room");
+    }
+    a.flush();
+    let failures = wait_applied(&rx, ns.last_seq());
+    assert!(failures > 0, "the commit of all of it fitted: nothing was shown");
 }

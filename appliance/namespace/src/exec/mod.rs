@@ -18,13 +18,13 @@ use crate::layout::InodeRow;
 use crate::op::{Access, Op, Reply, open_flags};
 use crate::txn::{Res, Txn};
 use smallvec::SmallVec;
-use wire::{Errno, Ino};
+use wire::Ino;
 
 /// Inodes that an operation touches.
 pub type Touched = SmallVec<[(Ino, Access); 4]>;
 
 /// Totals that the shell knows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Space {
     /// Blocks in all.
     pub blocks: u64,
@@ -34,15 +34,21 @@ pub struct Space {
     pub available: u64,
     /// Bytes in a block.
     pub block_size: u32,
-    /// The namespace's own room is nearly used up: what makes rows is ENOSPC, what removes them goes on.
-    pub full: bool,
+    /// Bytes by which unapplied rows may grow in memory before what makes rows is ENOSPC; what removes them goes on. 0: the
+    /// namespace's own room is used up.
+    pub room: u64,
+    /// What [`Namespace::applied_bytes`](crate::Namespace::applied_bytes) said before `room` was measured.
+    pub since: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { blocks: 0, free: 0, available: 0, block_size: 0, room: u64::MAX, since: 0 }
+    }
 }
 
 /// Runs one operation.
 pub(crate) fn run(t: &mut Txn<'_>, op: &Op<'_>, space: &Space) -> Res<Reply> {
-    if space.full && grows(op) {
-        return Err(Errno::ENOSPC.into());
-    }
     match *op {
         Op::Lookup { dir, name } => names::lookup(t, dir, name),
         Op::GetAttr { ino } => Ok(Reply::Attr(t.inode(ino)?.attr(ino))),
@@ -67,8 +73,12 @@ pub(crate) fn run(t: &mut Txn<'_>, op: &Op<'_>, space: &Space) -> Res<Reply> {
 }
 
 /// Does it need new room in the namespace?
-fn grows(op: &Op<'_>) -> bool {
-    matches!(op, Op::Create(_) | Op::Link { .. } | Op::SetXattr { .. })
+pub(crate) fn grows(op: &Op<'_>) -> bool {
+    match op {
+        Op::Create(_) | Op::Link { .. } | Op::SetXattr { .. } => true,
+        Op::Rename { name, new_name, .. } => new_name.len() > name.len(),
+        _ => false,
+    }
 }
 
 /// Does it change anything that is logged? Read-only operations run on a damaged namespace too.

@@ -164,7 +164,8 @@ impl<D: BlockDevice> Data<D> {
     async fn has_room(&self, attr: &Attr, len: u64) -> Result<(), Status> {
         let block = chunkstore::BLOCK_BYTES;
         let needed = (len / block).saturating_sub(attr.blocks.get() / UNITS.unsigned_abs());
-        if needed <= self.0.device.stats().user_free_bytes / block || self.meta().free_work.get() {
+        let coming = self.meta().free_work.get() || self.meta().freeing.get();
+        if coming || needed <= self.0.device.stats().user_free_bytes / block {
             return Ok(());
         }
         let shards = self.meta().store.stats().await;

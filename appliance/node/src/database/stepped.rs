@@ -7,7 +7,7 @@ use crate::base::Copies;
 use crate::error::NodeError;
 use crate::volume::{Request, Server, Volume};
 use chunkstore::BlockDevice;
-use namespace::applier::{Config, Direct, Error, Event, Full};
+use namespace::applier::{Config, Direct, Error, Event, Full, Size};
 use namespace::{Boot, Fetched, Miss, Record, Seq};
 use reactor::mail;
 use reactor::sync::Notify;
@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// Before a database that failed is tried again.
@@ -26,13 +26,15 @@ const ATTEMPTS: u32 = 4;
 enum Command {
     Apply(Vec<Record>),
     Fetch(Miss),
+    Tidy,
 }
 
 enum Step {
     Ask(Request),
-    Opened(Result<Boot, Error>),
+    Opened(Result<(Boot, Arc<Size>), Error>),
     Applied(Result<Seq, Error>),
     Fetched(Result<Fetched, Error>),
+    Tidied,
 }
 
 /// The thread, its volume, and the way to both.
@@ -50,6 +52,11 @@ impl<D: BlockDevice> Worker<D> {
             .name("ns-step".into())
             .spawn(move || work(cache_bytes, &orders, &tell))?;
         Ok(Self { commands, steps, volume })
+    }
+
+    fn order(&self, command: Command) -> Result<(), NodeError> {
+        let gone = |_| NodeError::Store("the database's thread is gone".to_owned());
+        self.commands.send(command).map_err(gone)
     }
 
     /// Runs the thread to the end of what it was told, serving its volume meanwhile.
@@ -75,7 +82,10 @@ fn work(cache_bytes: usize, orders: &mpsc::Receiver<Command>, tell: &mpsc::Sende
         Ok(volume)
     });
     let (mut direct, opened) = match Direct::open(open, cache_bytes) {
-        Ok((direct, boot)) => (Some(direct), Ok(boot)),
+        Ok((direct, boot)) => {
+            let size = direct.size();
+            (Some(direct), Ok((boot, size)))
+        }
         Err(e) => (None, Err(e)),
     };
     let mut alive = tell.send(Step::Opened(opened)).is_ok();
@@ -83,6 +93,12 @@ fn work(cache_bytes: usize, orders: &mpsc::Receiver<Command>, tell: &mpsc::Sende
         let step = match command {
             Command::Apply(records) => Step::Applied(direct.apply(&records)),
             Command::Fetch(miss) => Step::Fetched(direct.fetch(&miss)),
+            Command::Tidy => {
+                if let Err(error) = direct.tidy() {
+                    tracing::warn!(%error, "the namespace database was not compacted");
+                }
+                Step::Tidied
+            }
         };
         alive = tell.send(step).is_ok();
     }
@@ -99,6 +115,7 @@ struct Queue {
 
 struct Shared {
     config: Config,
+    size: Arc<Size>,
     queue: RefCell<Queue>,
     wake: Notify,
     ended: Cell<bool>,
@@ -120,9 +137,10 @@ impl Stepped {
         let Step::Opened(boot) = worker.finish().await? else {
             return Err(NodeError::Store("the database answered out of turn".to_owned()));
         };
-        let boot = boot?;
+        let (boot, size) = boot?;
         let shared = Rc::new(Shared {
             config,
+            size,
             queue: RefCell::default(),
             wake: Notify::new(),
             ended: Cell::new(false),
@@ -158,6 +176,10 @@ impl Stepped {
         queue.fetches.push_back((id, miss));
         self.0.wake.notify_one();
         Ok(())
+    }
+
+    pub(crate) fn size(&self) -> Arc<Size> {
+        self.0.size.clone()
     }
 
     pub(crate) fn flush(&self) {
@@ -199,6 +221,12 @@ impl Shared {
             match wait {
                 // Either ends the wait.
                 Some(wait) => drop(reactor::timeout(wait, self.wake.notified()).await),
+                None if self.size.wasteful(self.config.tidy_above) => {
+                    if reactor::timeout(self.config.tidy_after, self.wake.notified()).await.is_err() {
+                        worker.order(Command::Tidy)?;
+                        worker.finish().await?;
+                    }
+                }
                 None => self.wake.notified().await,
             }
         }
@@ -224,17 +252,18 @@ impl Shared {
     ) -> Result<(), NodeError> {
         let mut attempts = 0;
         loop {
-            if worker.commands.send(Command::Apply(batch.clone())).is_err() {
-                return Err(NodeError::Store("the database's thread is gone".to_owned()));
-            }
+            worker.order(Command::Apply(batch.clone()))?;
             let Step::Applied(result) = worker.finish().await? else { continue };
             match result {
                 Ok(seq) => {
                     if attempts > 0 {
+                        attempts = 0;
                         tell(told, Event::Recovered).await;
                     }
                     tell(told, Event::Applied(seq)).await;
-                    return Ok(());
+                    if batch.last().is_none_or(|r| r.seq() <= seq) {
+                        return Ok(());
+                    }
                 }
                 Err(error) => {
                     attempts += 1;
@@ -256,9 +285,7 @@ impl Shared {
         miss: Miss,
         failures: &mut u32,
     ) -> Result<(), NodeError> {
-        if worker.commands.send(Command::Fetch(miss.clone())).is_err() {
-            return Err(NodeError::Store("the database's thread is gone".to_owned()));
-        }
+        worker.order(Command::Fetch(miss.clone()))?;
         let Step::Fetched(result) = worker.finish().await? else { return Ok(()) };
         match result {
             Ok(rows) => {
