@@ -59,7 +59,7 @@ type Load = JoinHandle<Result<Summary>>;
 /// # Errors
 /// A load failed, the daemon did not start again, or fsck found something. The seed is in the message.
 pub fn run(plan: &Plan) -> Result<Summary> {
-    let mut rig = Rig::start(&Setup { size: plan.size, ..Setup::default() })?;
+    let mut rig = Rig::start(&Setup { size: plan.size, ..Setup::patient() })?;
     let result = on(&mut rig, plan).with_context(|| format!("seed {}", plan.seed));
     if let (Err(_), Some(keep)) = (&result, &plan.keep) {
         rig.kill_daemon().ok();

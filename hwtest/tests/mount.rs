@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// An answer that takes longer is a hang. A recall of a lease, a restart and a grace window fit in.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One that stands still for so long waits for the other, and for a lease of [`Setup::patient`] to run out.
+const STANDSTILL: Duration = Duration::from_secs(45);
+
 fn plan(dirs: Vec<PathBuf>, ops: u64, seed: u64) -> model::Plan {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_hwtest"));
     model::Plan { program, dirs, workers: 4, ops, seed, patience: PATIENCE, progress: false }
@@ -34,11 +37,9 @@ fn mount_does_real_work() {
 
 #[test]
 fn mount_agrees_with_another_mount() {
-    let mut rig = Rig::start(&Setup::default()).expect("a daemon");
+    let mut rig = Rig::start(&Setup::patient()).expect("a daemon");
     let (a, b) = (rig.mount("one").expect("a mount"), rig.mount("two").expect("a second mount"));
     pairs::run(&a, &b).expect("both agree");
-    let said = fs::read_to_string(rig.log()).expect("the daemon's log");
-    assert!(!said.contains("fenced"), "neither had to be thrown out:\n{said}");
     let plan = linear::Plan {
         dirs: vec![a.clone(), b.clone()],
         workers: 6,
@@ -48,18 +49,16 @@ fn mount_agrees_with_another_mount() {
     };
     assert!(linear::run(&plan).expect("an order explains every history").ops > 0);
     fs::create_dir(a.join("contended")).expect("a folder");
-    let rounds = pairs::contend(
-        &a.join("contended"),
-        &b.join("contended"),
-        Duration::from_secs(15),
-        Duration::from_secs(10),
-    );
+    let rounds =
+        pairs::contend(&a.join("contended"), &b.join("contended"), Duration::from_secs(15), STANDSTILL);
     assert!(rounds.expect("nobody stands still") > 0);
+    let said = fs::read_to_string(rig.log()).expect("the daemon's log");
+    assert!(!said.contains("fenced"), "neither had to be thrown out:\n{said}");
 }
 
 #[test]
 fn mount_agrees_with_the_model() {
-    let mut rig = Rig::start(&Setup::default()).expect("a daemon");
+    let mut rig = Rig::start(&Setup::patient()).expect("a daemon");
     let (a, b) = (rig.mount("one").expect("a mount"), rig.mount("two").expect("a second mount"));
     for seed in [1, 2] {
         model::run(&plan(vec![a.clone(), b.clone()], 6000, seed)).expect("every answer is the model's");

@@ -27,6 +27,7 @@ use namespace::{CacheConfig, LastStop, Namespace, Record};
 use reactor::{TcpListener, mail};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -42,8 +43,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Deaths of cores that may wait to be heard of; the first ends the node.
 const MAX_CORES: usize = 16;
 
-/// How long a device may stay locked by a process that was killed.
+/// How long a device may stay locked before it counts as in use, by a process that may have begun to end.
 const LET_GO: Duration = Duration::from_secs(5);
+/// How long it may stay locked by a process that has ended: the kernel lets go when the operations of its ring are over.
+const LET_GO_ENDED: Duration = Duration::from_secs(60);
 
 /// What a running node is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,15 +114,35 @@ async fn unless<E, T>(event: impl Future<Output = E>, work: impl Future<Output =
 }
 
 /// Opens the device. A killed daemon's ring lets go of it a moment after the process ended, so that is waited for.
-pub(crate) fn open_device(path: &std::path::Path, options: FileOptions) -> Result<FileHandle, NodeError> {
+pub(crate) fn open_device(path: &Path, options: FileOptions) -> Result<FileHandle, NodeError> {
     let begun = Instant::now();
     loop {
+        let limit = || if holder_has_ended(path) { LET_GO_ENDED } else { LET_GO };
         match FileHandle::open(path, options) {
-            Err(chunkstore::DeviceError::InUse { .. }) if begun.elapsed() < LET_GO => {
+            Err(chunkstore::DeviceError::InUse { .. }) if begun.elapsed() < limit() => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => return Ok(other?),
         }
+    }
+}
+
+/// Whether the file is locked by a process that is no more (proc(5), `/proc/locks`); false where that can't be told.
+fn holder_has_ended(path: &Path) -> bool {
+    use rustix::fs::{major, minor, stat};
+    let (Ok(stat), Ok(locks)) = (stat(path), std::fs::read_to_string("/proc/locks")) else { return false };
+    let file = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "FLOCK", _, _, pid, at, ..] if at == file && has_ended(pid))
+    })
+}
+
+fn has_ended(pid: &str) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The state stands behind the name, which may hold anything.
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound && pid.parse().is_ok_and(|n: i32| n > 0),
     }
 }
 

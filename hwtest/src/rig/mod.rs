@@ -37,6 +37,15 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// Clients keep their sessions and leases whatever keeps the machine busy. Only for runs whose clients all come back: others
+    /// would be waited for.
+    #[must_use]
+    pub fn patient() -> Self {
+        Self { config: "[lease]\ntime_ms = 60000\ngrace_ms = 60000".to_owned(), ..Self::default() }
+    }
+}
+
 /// A daemon and its mounts.
 #[derive(Debug)]
 pub struct Rig {

@@ -72,9 +72,7 @@ impl Rig {
     /// The device carries the mark of a clean stop. Nobody may have it open.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
-        let handle =
-            chunkstore::FileHandle::open(&self.config.devices[0], chunkstore::FileOptions::default());
-        let handle = handle.expect("nobody has it");
+        let handle = node::fsck::open(&self.config.devices[0], true).expect("nobody has it");
         // A reactor of its own: the caller may be in one.
         let looked = std::thread::spawn(|| {
             reactor::run(reactor::Config::default(), async move {
