@@ -20,8 +20,8 @@ use wire::types::{Attr, Grant, Ino, LeaseMode};
 /// Bounds of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Inodes with a lease or cached state. One costs about 400 bytes, so the default is 26 MB; the server's own bound
-    /// (262,144 per client) is above it.
+    /// Inodes with a lease or cached state, and an eighth more while leases go back. One costs about 600 bytes, so the default
+    /// is 40 MB; the server's own bound (262,144 per client) is above it.
     pub inodes: usize,
     /// Names in all directories, about 100 bytes each: 26 MB.
     pub names: usize,
@@ -37,6 +37,9 @@ impl Default for Limits {
         Self { inodes: 1 << 16, names: 1 << 18, names_per_dir: 1 << 14, idle_sweeps: 20 }
     }
 }
+
+/// The table may be above its bound by this part of it while leases go back; beyond, none is taken for another inode.
+const SLACK: usize = 8;
 
 /// What covers the contents of a reply.
 pub(crate) type Cover = LeaseMode;
@@ -132,7 +135,7 @@ pub(crate) enum Begin {
 /// All of it.
 #[derive(Debug)]
 pub(crate) struct Table {
-    records: FxHashMap<Ino, Record>,
+    records: FxHashMap<Ino, Box<Record>>,
     /// Inodes in order of their arrival, for second-chance eviction; holds each once.
     clock: VecDeque<Ino>,
     limits: Limits,
@@ -174,7 +177,7 @@ impl Table {
         let (clock, floor, now) = (&mut self.clock, self.floor, self.now);
         let record = self.records.entry(ino).or_insert_with(|| {
             clock.push_back(ino);
-            Record { void: floor, ..Record::default() }
+            Box::new(Record { void: floor, ..Record::default() })
         });
         record.used = now;
         record
@@ -200,7 +203,9 @@ impl Table {
             return LeaseMode::None;
         }
         let mode = grant.mode().unwrap_or_default();
-        if grant.ino() == ino && mode != LeaseMode::None {
+        // What is not taken is not cached: the server's recall of it is answered at once, as of all that is not known here.
+        let room = self.records.len() < self.limits.inodes + self.limits.inodes / SLACK;
+        if grant.ino() == ino && mode != LeaseMode::None && (room || self.records.contains_key(&ino)) {
             self.tenures += 1;
             let tenure = self.tenures;
             let serial = grant.serial.get();
@@ -217,7 +222,7 @@ impl Table {
         }
         // Nothing granted, or given back since, or older than what is held now.
         let r = self.records.get(&ino).filter(|r| since.tenure != 0 && since.tenure == r.tenure);
-        r.map_or(LeaseMode::None, Record::cover)
+        r.map_or(LeaseMode::None, |r| r.cover())
     }
 
     /// As [`Table::settle`], for data that went through the gate: a recall under way takes care of it, too.
@@ -228,7 +233,7 @@ impl Table {
 
     /// What covers `ino` now.
     pub(crate) fn cover(&self, ino: Ino) -> Cover {
-        self.records.get(&ino).map_or(LeaseMode::None, Record::cover)
+        self.records.get(&ino).map_or(LeaseMode::None, |r| r.cover())
     }
     /// A reply that gives a lifetime to attributes is on its way.
     pub(crate) fn attrs_out(&mut self, ino: Ino) -> Rc<Counter> {

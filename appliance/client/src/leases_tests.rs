@@ -190,7 +190,8 @@ fn the_table_stays_within_its_bounds() {
     let mut t = Table::new(limits);
     for i in 1..=20 {
         let since = t.since(Ino(i));
-        t.settle(Ino(i), since, &Grant::new(Ino(i), LeaseMode::Shared, i));
+        let cover = t.settle(Ino(i), since, &Grant::new(Ino(i), LeaseMode::Shared, i));
+        assert_eq!(cover == LeaseMode::Shared, i <= 11, "one above the bound is taken, no more");
     }
     for i in 0..6_u8 {
         let kept = t.put_name(Ino(1), &[b'a' + i], Name::Absent, LeaseMode::Shared, false);

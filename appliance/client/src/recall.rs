@@ -90,27 +90,37 @@ impl Core {
 
     /// Gives back leases unasked, several at a time.
     pub(crate) async fn return_unused(&self, inodes: Vec<Ino>) {
+        let mut begun = Vec::new();
         for ino in inodes {
             let begin = self.table.borrow_mut().recall_own(ino);
             match begin {
                 Some(Begin::Return(returned)) => self.give_back(returned, None),
-                Some(Begin::Start) => self.run_recall(ino).await,
+                Some(Begin::Start) => begun.push(ino),
                 Some(Begin::Merged) | None => {}
             }
         }
+        for lane in self.run_recalls(&begun) {
+            // Closed where the client ends.
+            let _ = lane.await;
+        }
     }
 
-    /// Runs recalls that the table has begun by itself.
-    pub(crate) fn run_recalls(&self, inodes: &[Ino]) {
+    /// Runs recalls that the table has begun by itself. Each of what is returned tells when its part of them is done.
+    pub(crate) fn run_recalls(&self, inodes: &[Ino]) -> Vec<oneshot::Receiver<()>> {
+        let mut lanes = Vec::new();
         for first in 0..SIDE_BY_SIDE.min(inodes.len()) {
             let mine: Vec<Ino> = inodes.iter().skip(first).step_by(SIDE_BY_SIDE).copied().collect();
-            let Some(core) = self.me.upgrade() else { return };
+            let Some(core) = self.me.upgrade() else { break };
+            let (done, lane) = oneshot::channel();
+            lanes.push(lane);
             self.spawn(async move {
                 for ino in mine {
                     core.run_recall(ino).await;
                 }
+                let _ = done.send(());
             });
         }
+        lanes
     }
 
     pub(crate) async fn run_recall(&self, ino: Ino) {

@@ -2,6 +2,7 @@
 
 use super::data::opened;
 use super::fake::Fake;
+use crate::rpc::Rpc as _;
 use crate::service::*;
 use reactor::sync::Event;
 use std::cell::{Cell, RefCell};
@@ -308,4 +309,27 @@ fn a_grant_that_a_recall_overtook_covers_nothing() {
     assert!(e.attr_ttl.is_zero());
     fake.run(client.getattr(&ctx, Ino(6))).expect("asked");
     assert_eq!(fake.model.borrow().count(Opcode::GetAttr), 1);
+}
+
+/// Unused leases went back one after the other, each with an answer of the server in between: a client that listed or
+/// looked up faster than that held ever more of them.
+#[test]
+fn unused_leases_go_back_side_by_side() {
+    let fake = Fake::new();
+    let client = Rc::new(fake.client());
+    let (kernel, ctx) = (kernel(&client), Ctx::default());
+    for ino in 5..25 {
+        fake.model.borrow_mut().add(Ino(ino), FileKind::Regular, b"");
+        fake.run(client.getattr(&ctx, Ino(ino))).expect("there");
+    }
+    fake.spawn(Box::pin({
+        let client = Rc::clone(&client);
+        async move { client.shutdown().await }
+    }));
+    fake.settle();
+    assert_eq!(kernel.asked.borrow().len(), 20, "no invalidation waits for another");
+    assert!(fake.model.borrow().returned.is_empty());
+    kernel.go.set();
+    fake.settle();
+    assert_eq!(fake.model.borrow().returned.len(), 20);
 }
