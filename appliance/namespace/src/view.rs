@@ -506,14 +506,15 @@ impl View {
         }
     }
 
-    /// Takes fetched rows. False: the snapshot is older than what was already dropped, fetch again.
+    /// Takes fetched rows. False: the snapshot is older than what was already dropped, fetch again. Values are copied: kept as
+    /// they are, they would fill the part of the heap of the database's thread, beside what this one has freed for them.
     pub(crate) fn fetched(&mut self, f: Fetched) -> bool {
         if f.applied < self.dropped {
             return false;
         }
         for (key, value) in f.rows {
             if !self.overlay.contains_key(&key) {
-                self.insert_row(key, value);
+                self.insert_row(key, value.as_deref().map(Box::from));
             }
         }
         for r in f.ranges {
@@ -540,7 +541,10 @@ impl View {
         let rows: BTreeMap<Key, Box<[u8]>> = r
             .rows
             .into_iter()
-            .map(|(k, v)| if listed_value(&k, &v).len() == v.len() { (k, v) } else { (k, Box::default()) })
+            .map(|(k, v)| {
+                let value = Box::from(listed_value(&k, &v));
+                (k, value)
+            })
             .collect();
         let bytes = rows.iter().map(|(k, v)| k.len() + v.len() + ROW_OVERHEAD).sum::<usize>() + ROW_OVERHEAD;
         self.page_bytes += bytes;
@@ -565,7 +569,7 @@ impl View {
         }
         for (key, value) in r.rows {
             if !self.overlay.contains_key(&key) {
-                self.insert_row(key, Some(value));
+                self.insert_row(key, Some(Box::from(&*value)));
             }
         }
     }
