@@ -14,6 +14,7 @@ use namespace::applier::OpenVolume;
 use reactor::mail;
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 use wire::{ChunkKey, Errno};
 
 /// Everything below the namespace.
@@ -27,10 +28,30 @@ pub(crate) struct Base<D: BlockDevice> {
     pub(crate) volume: Rc<Counters>,
     /// What the log held after its last trim: place and bytes of each record.
     pub(crate) logged: Vec<(u64, Vec<u8>)>,
+    /// How long the parts of the opening took.
+    pub(crate) took: Took,
     server: volume::Server<Copies<D>>,
     /// What the volume's own work goes through.
     door: Rc<Door>,
     others: Vec<core::Other>,
+}
+
+/// Milliseconds of an opening's parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Took {
+    /// Superblocks.
+    pub(crate) device: u64,
+    /// Shards: checkpoints, logs, all cores.
+    pub(crate) shards: u64,
+    /// The namespace log.
+    pub(crate) log: u64,
+}
+
+/// Milliseconds since `*from`, which becomes now.
+pub(crate) fn lap(from: &mut Instant) -> u64 {
+    let now = reactor::now();
+    let took = now.duration_since(std::mem::replace(from, now));
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What further cores need.
@@ -96,7 +117,9 @@ impl<D: BlockDevice> Base<D> {
         others_by: Option<&Cores>,
         arena: Option<&Arena>,
     ) -> Result<Self, NodeError> {
+        let (mut at, mut took) = (reactor::now(), Took::default());
         let device = Device::open(device, core::spawner()).await?;
+        took.device = lap(&mut at);
         let shards = device.shards();
         let cores = others_by.map_or(1, |_| core::count(config, shards));
         let (told, mut ready) = mail::channel(usize::from(cores));
@@ -124,17 +147,19 @@ impl<D: BlockDevice> Base<D> {
             core => others.get(usize::from(core) - 1).map(|o| Place::There(o.letters.clone())),
         };
         let store = Store::new((0..shards).filter_map(place).collect());
+        took.shards = lap(&mut at);
         let mut logged = Vec::new();
         let log = device.open_log(arena.cloned(), |place, bytes| {
             logged.push((place, bytes.to_vec()));
             Ok(())
         });
         let log = log.await.map_err(NodeError::store)?;
+        took.log = lap(&mut at);
         let (device, volume) = (Rc::new(device), Rc::new(Counters::default()));
         let door: Rc<Door> = Rc::default();
         let copies = Copies { store: store.behind(&door), device: Rc::clone(&device) };
         let server = volume::Server::new(copies, Rc::clone(&volume));
-        Ok(Self { device, store, log, shards: mine, cores, volume, logged, server, door, others })
+        Ok(Self { device, store, log, shards: mine, cores, volume, logged, took, server, door, others })
     }
 
     /// How the database opens its volume, from its own threads.

@@ -7,7 +7,7 @@
 
 use crate::admin::{Admin, Parts};
 use crate::applying::Applying;
-use crate::base::{Base, Cores};
+use crate::base::{self, Base, Cores};
 use crate::config::Config;
 use crate::core;
 use crate::data::Data;
@@ -176,12 +176,15 @@ impl<D: BlockDevice> Node<D> {
         let started = reactor::now();
         let Hardware { device, path, others, arena } = hardware;
         let mut base = Base::open(config, device, others.as_ref(), arena.as_ref()).await?;
+        let mut at = reactor::now();
         let (engine, boot, mut events) = database::open(config, &base).await?;
+        let database_ms = base::lap(&mut at);
         let applying = Applying::new(engine);
         let cache = config.memory.namespace_cache.as_usize();
         let cache = CacheConfig { rows: cache / 3 * 2, pages: cache / 6, filters: cache / 6 };
         let in_database = boot.applied;
         let mut ns = Namespace::open(boot, cache)?;
+        let records = base.logged.len();
         let places = replay(&mut ns, &applying, std::mem::take(&mut base.logged))?;
         let sessions: Vec<ClientId> = ns.sessions().map(|(client, _)| client).collect();
         let durable = ns.last_seq();
@@ -194,6 +197,7 @@ impl<D: BlockDevice> Node<D> {
         let meta = Meta::new(machine, base.log.clone(), &base.store, applying, started, places, durable);
         meta.applied(in_database);
         meta.shorten_log();
+        let replay_ms = base::lap(&mut at);
         let driver = meta.clone();
         drop(reactor::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -205,6 +209,7 @@ impl<D: BlockDevice> Node<D> {
         }));
         meta.log_record(begin);
         recovery::run(&meta, &base.store).await?;
+        let recovery_ms = base::lap(&mut at);
         base.resync();
         let last = meta.machine(|m| m.view().last_seq());
         meta.durable(last).await.map_err(|e| NodeError::Store(e.to_string()))?;
@@ -212,6 +217,14 @@ impl<D: BlockDevice> Node<D> {
         tracing::info!(
             ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             epoch,
+            superblock_ms = base.took.device,
+            shards_ms = base.took.shards,
+            log_ms = base.took.log,
+            records,
+            database_ms,
+            replay_ms,
+            recovery_ms,
+            flush_ms = base::lap(&mut at),
             sessions = sessions.len(),
             cores = base.cores,
             "the store is open"
