@@ -10,4 +10,5 @@ pub mod model;
 pub mod pjdfstest;
 pub mod rig;
 pub mod rng;
+pub mod scale;
 pub mod seccomp;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use hwtest::battery;
+use hwtest::scale::{Meter, Watched, names, restart};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,6 +37,9 @@ enum Task {
     Linear(LinearArgs),
     /// Run the pjdfstest crate on a reference (ext4) and here, and compare case by case
     Pjdfstest(PjdfstestArgs),
+    /// Measure time and memory with very many names, or very many files and chunks
+    #[command(subcommand)]
+    Scale(Scale),
     /// Run a program as under a kernel that refuses io_uring, or parts of it
     Without {
         /// What is refused.
@@ -50,6 +54,88 @@ enum Task {
         /// The directory under test.
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Scale {
+    /// One directory of a million names: create, list, look up, list while others come and go, remove
+    ///
+    /// Every answer is checked: a name that stays is listed exactly once, a removed one never. Memory of the daemon and
+    /// of the mount is told for each step. Without --on it runs a daemon and a mount of its own, which takes root and
+    /// the programs built beside this one (cargo build --release --workspace --bins).
+    #[command(after_help = "Example: target/release/hwtest scale names --entries 1000000")]
+    Names(NamesArgs),
+    /// From the start of a daemon with a million files and 64 GiB of chunks to its first answer
+    ///
+    /// Runs a daemon and a mount of its own: files are written, chunks allocated (fallocate), then the daemon is killed and
+    /// started, stopped and started, in turn, and the parts of each start told. The device is a sparse file:
+    /// about 9 KiB for each file and 8 KiB for each allocated chunk are really taken.
+    #[command(
+        after_help = "Example: target/release/hwtest scale restart --dir /var/tmp --files 1000000 --chunks 65536"
+    )]
+    Restart(RestartArgs),
+}
+
+#[derive(Debug, Args)]
+struct NamesArgs {
+    /// A directory on the file system; give it once for each mount of the same directory
+    #[arg(long = "on", value_name = "DIR")]
+    dirs: Vec<PathBuf>,
+    /// A process whose memory is told (with --on)
+    #[arg(long = "watch", value_name = "PID", requires = "dirs")]
+    watch: Vec<u32>,
+    /// Names in the directory
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10..=90_000_000))]
+    entries: u64,
+    /// Threads that make, look up and remove
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    workers: u64,
+    /// Listings while others make and remove
+    #[arg(long, default_value_t = 5)]
+    listings: u64,
+    /// Seed of the names that are looked up
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where a daemon and device of its own go (without --on)
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Mounts of its own daemon, in parallel (without --on)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    mounts: u64,
+    /// Print figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RestartArgs {
+    /// Where the device goes
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    dir: PathBuf,
+    /// Files to write
+    #[arg(long, default_value_t = 1_000_000)]
+    files: u64,
+    /// Bytes of each file
+    #[arg(long, default_value_t = 4096)]
+    file_bytes: usize,
+    /// Chunks of 1 MiB to allocate
+    #[arg(long, default_value_t = 65_536)]
+    chunks: u64,
+    /// Size of the device in GiB; by default twice what is put on it
+    #[arg(long, value_name = "GIB")]
+    device: Option<u64>,
+    /// Files that are being written when the daemon is killed
+    #[arg(long, default_value_t = 1000)]
+    dirty: u64,
+    /// Starts after a kill, and as many after a clean stop
+    #[arg(long, default_value_t = 3)]
+    rounds: u64,
+    /// Threads that write
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
+    workers: u64,
+    /// Print figures as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +244,8 @@ fn run(task: Task) -> Result<()> {
         Task::Linear(args) => linear(args),
         Task::Pjdfstest(args) => pjdfstest(&args),
         Task::Model(args) => model(args),
+        Task::Scale(Scale::Names(args)) => names(args),
+        Task::Scale(Scale::Restart(args)) => restart(args),
         Task::Without { refusal, words } => match hwtest::seccomp::exec(refusal, &words)? {},
         Task::Worker { dir } => hwtest::model::worker::serve(&dir),
     }
@@ -203,6 +291,43 @@ fn kills(args: &KillsArgs) -> Result<()> {
             args.kills,
             began.elapsed().as_secs_f64()
         );
+    }
+    Ok(())
+}
+
+fn names(args: NamesArgs) -> Result<()> {
+    let NamesArgs { dirs, watch, entries, workers, listings, seed, dir, mounts, json } = args;
+    let plan = names::Plan { dirs, entries, workers, listings, seed };
+    let phases = if plan.dirs.is_empty() {
+        names::on_own(&plan, &dir, mounts, !json)?
+    } else {
+        let named = |pid| Watched { label: format!("process {pid}"), pid };
+        names::run(&plan, Meter::new(watch.into_iter().map(named).collect(), !json))?
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&phases)?);
+    }
+    Ok(())
+}
+
+fn restart(args: RestartArgs) -> Result<()> {
+    let json = args.json;
+    let needed = args.files * (args.file_bytes as u64 + 8192) + (args.chunks << 20) + (8 << 30);
+    let figures = restart::run(&restart::Plan {
+        device: args.device.map_or(needed * 2, |gib| gib << 30),
+        dir: args.dir,
+        files: args.files,
+        file_bytes: args.file_bytes,
+        chunks: args.chunks,
+        dirty: args.dirty,
+        rounds: args.rounds,
+        workers: args.workers,
+        progress: !json,
+    })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{figures}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use hwtest::battery::{self, pairs};
 use hwtest::linear;
 use hwtest::model;
 use hwtest::rig::{Rig, Setup};
+use hwtest::scale::{Meter, names, restart};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,6 +55,39 @@ fn mount_agrees_with_another_mount() {
     assert!(rounds.expect("nobody stands still") > 0);
     let said = fs::read_to_string(rig.log()).expect("the daemon's log");
     assert!(!said.contains("fenced"), "neither had to be thrown out:\n{said}");
+}
+
+#[test]
+fn mounts_list_many_names_right_while_others_come_and_go() {
+    let mut rig = Rig::start(&Setup::default()).expect("a daemon");
+    let dirs = vec![rig.mount("one").expect("a mount"), rig.mount("two").expect("a second mount")];
+    let plan = names::Plan { dirs, entries: 1500, workers: 1, listings: 4, seed: 1 };
+    names::run(&plan, Meter::new(Vec::new(), false)).expect("every answer is right");
+}
+
+#[test]
+fn starts_with_many_files_and_chunks_answer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let plan = restart::Plan {
+        dir: dir.path().to_path_buf(),
+        device: 2 << 30,
+        files: 700,
+        file_bytes: 4096,
+        chunks: 600,
+        dirty: 30,
+        rounds: 1,
+        workers: 2,
+        progress: false,
+    };
+    let figures = restart::run(&plan).expect("nothing is lost");
+    assert_eq!(figures.starts.len(), 2);
+    assert!(figures.all_chunks >= 1300, "{figures:?}");
+    for start in &figures.starts {
+        assert!(
+            start.parts.contains_key("database_ms"),
+            "the daemon tells the parts of its start: {start:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The checks themselves, on the file system that holds the build: what passes here is a fair thing to ask of a mount.
 
+use hwtest::scale::{Meter, names};
 use hwtest::{battery, linear, model};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,4 +58,13 @@ fn the_model_agrees_with_a_plain_directory() {
         let summary = summary.expect("every answer is the model's");
         assert!(summary.ops >= 6000 && summary.refused < summary.ops * 3 / 4, "{summary:?}");
     }
+}
+
+#[test]
+fn many_names_in_a_plain_directory_are_listed_right() {
+    let dir = folder();
+    let dirs = vec![dir.path().to_path_buf()];
+    let plan = names::Plan { dirs, entries: 5000, workers: 2, listings: 3, seed: 1 };
+    let phases = names::run(&plan, Meter::new(Vec::new(), false)).expect("every answer is right");
+    assert_eq!((phases.len(), phases[0].count), (8, 5000));
 }

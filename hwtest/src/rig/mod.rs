@@ -29,11 +29,13 @@ pub struct Setup {
     pub size: u64,
     /// Lines added to the daemon's configuration.
     pub config: String,
+    /// Where the rig's folder goes; else where temporary files go.
+    pub dir: Option<PathBuf>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { size: 2 << 30, config: String::new() }
+        Self { size: 2 << 30, config: String::new(), dir: None }
     }
 }
 
@@ -69,7 +71,8 @@ impl Rig {
     pub fn prepare(setup: &Setup) -> Result<Self> {
         let programs = Programs::find()?;
         let turn = programs.turn()?;
-        let folder = tempfile::Builder::new().prefix("claudefs-").tempdir()?;
+        let parent = setup.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new().prefix("claudefs-").tempdir_in(parent)?;
         let dir = folder.path().to_path_buf();
         let address = own_address();
         let rig =
@@ -205,6 +208,12 @@ impl Rig {
                 bail!("claudefsd does not end after SIGTERM\n{}", self.tail())
             }
         }
+    }
+
+    /// The daemon's process.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
     }
 
     /// Whether the daemon is alive.

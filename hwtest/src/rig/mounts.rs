@@ -67,6 +67,13 @@ impl Rig {
         Ok(())
     }
 
+    /// Processes that serve a mount.
+    #[must_use]
+    pub fn clients(&self, point: &Path) -> Vec<u32> {
+        let found = processes_with(&point.to_string_lossy());
+        found.into_iter().filter_map(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()).collect()
+    }
+
     /// Ends the client behind a mount with SIGKILL, as a crash would.
     ///
     /// # Errors
