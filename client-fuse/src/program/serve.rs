@@ -58,7 +58,9 @@ async fn run(plan: Plan, arena: Option<Arena>, ready: Option<Ready>) -> Result<(
     let Plan { source, mountpoint, options, key, .. } = plan;
     let endpoint = client::Endpoint { address, key, arena: arena.clone(), payload_crc: true };
     let read_only = options.flag_names().contains(&"ro");
-    let (noatime, nodiratime) = (options.noatime, options.flags.contains(MountFlags::NODIRATIME));
+    // A mount that only reads changes nothing.
+    let noatime = options.noatime || read_only;
+    let nodiratime = options.flags.contains(MountFlags::NODIRATIME);
     let wanted = client::Options { read_only, noatime, nodiratime, ..client::Options::default() };
     let client = match reactor::timeout(CONNECT, Client::connect(endpoint, wanted)).await {
         Ok(connected) => connected.map_err(|e| refused(address, &e))?,
