@@ -68,6 +68,8 @@ pub(crate) struct SessionFlags {
     pub(crate) lost: Cell<bool>,
     /// Caches were dropped because the server is silent.
     pub(crate) lapsed: Cell<bool>,
+    /// The latest connection's set-up has ended well. Before, the server may not know the session yet.
+    pub(crate) set_up: Cell<bool>,
     /// `shutdown` has begun.
     pub(crate) stopping: Cell<bool>,
 }

@@ -239,8 +239,11 @@ impl Core {
             let leases: Vec<Returned> = batch.iter().map(|item| item.returned).collect();
             let mut out = Outgoing::new(LeaseReturn { leases: leases.as_slice().into() });
             out.scope = Scope::Connection;
+            let set_up = self.session.set_up.get();
             let reply = self.rpc.call(&out).reply.await;
             match reply.status {
+                // It came before the session was opened on a new connection. Whether it is lost, the opening tells.
+                Status::UnknownSession if !set_up => self.rpc.sleep(RESEND).await,
                 Status::Cancelled | Status::Busy | Status::Grace | Status::StaleEpoch | Status::Expired => {
                     self.rpc.sleep(RESEND).await;
                 }

@@ -78,8 +78,10 @@ impl Core {
     }
 
     async fn establish(&self) -> Verdict {
+        self.session.set_up.set(false);
         match self.try_establish().await {
             Ok(verdict) => {
+                self.session.set_up.set(true);
                 self.session.lapsed.set(false);
                 verdict
             }
