@@ -164,7 +164,7 @@ impl<D: BlockDevice> Meta<D> {
         *self.pushers.borrow_mut() = Some(pusher);
     }
 
-    /// Recalls go nowhere any more; the pusher holds what holds this.
+    /// Recalls go nowhere any more.
     pub(crate) fn clear_pusher(&self) {
         *self.pushers.borrow_mut() = None;
     }

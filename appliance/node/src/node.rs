@@ -251,8 +251,12 @@ impl<D: BlockDevice> Node<D> {
             },
             dispatch,
         );
-        let pushing = server.clone();
-        meta.set_pusher(Box::new(move |what| push(&pushing, what)));
+        let pushing = server.downgrade();
+        meta.set_pusher(Box::new(move |what| {
+            if let Some(server) = pushing.upgrade() {
+                push(&server, what);
+            }
+        }));
         let flusher = Flusher::start(config, meta.clone(), data, Rc::clone(&base.device), server.clone());
         Ok(Self { base, meta, server, flusher })
     }
@@ -305,7 +309,6 @@ impl<D: BlockDevice> Node<D> {
         // Waits behind a trim that may be under way: nothing may write to the device once it is marked clean.
         let place = self.meta.place_of(last).unwrap_or(0);
         self.base.log.trim(place).await.map_err(NodeError::store)?;
-        self.meta.clear_pusher();
         let Self { base, meta, server, .. } = self;
         drop((meta, server));
         base.stop().await?;

@@ -25,5 +25,5 @@ pub use key::{Key, KeyError};
 pub use lobby::HALF_OPEN_MAX;
 pub use pending::PendingError;
 pub use reactor::Parts;
-pub use server::{HANDSHAKE_TIME, Handler, Incoming, Outgoing, Peer, Server, ServerConfig};
+pub use server::{HANDSHAKE_TIME, Handler, Incoming, Outgoing, Peer, Server, ServerConfig, WeakServer};
 pub use session::{Hook, OnNotification, Session};

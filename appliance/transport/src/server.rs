@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 use wire::message::{Cancel, RefusalReason, Welcome};
 use wire::{Body, BodyBuf, Class, DecodeError, Flags, Header, Opcode, Request, RequestId, Slot, Status};
@@ -231,6 +231,17 @@ impl<H> Clone for Server<H> {
     }
 }
 
+/// Names a server without keeping it: for what its handler owns.
+pub struct WeakServer<H>(Weak<Inner<H>>);
+
+impl<H> WeakServer<H> {
+    /// The server, while it is there.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Server<H>> {
+        self.0.upgrade().map(Server)
+    }
+}
+
 impl<H: Handler> Server<H> {
     /// A server that does nothing yet.
     pub fn new(config: ServerConfig, handler: H) -> Self {
@@ -243,6 +254,12 @@ impl<H: Handler> Server<H> {
             once: RefCell::default(),
             stopping: Event::new(),
         }))
+    }
+
+    /// A name for it that does not keep it.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakServer<H> {
+        WeakServer(Rc::downgrade(&self.0))
     }
 
     /// The handler.
