@@ -28,6 +28,21 @@ async fn until_used(c: &Client, bytes: u64) {
     }
 }
 
+/// Waits until the database, which names have made large, is small again: until then what it left free is not offered to new
+/// names.
+async fn until_tidied(c: &Client) {
+    /// What a database may keep for good.
+    const ENOUGH: u64 = 4 << 20;
+    loop {
+        let reply = c.call(m::Status {}, &[]).await.expect("a report");
+        let report: serde_json::Value = serde_json::from_slice(&reply.payload).expect("JSON");
+        if report["database"]["volume_bytes"].as_u64().expect("a size") <= ENOUGH {
+            return;
+        }
+        reactor::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Takes all space that file data may have; gives the number of files that it is in.
 async fn fill(c: &Client, round: u32) -> u32 {
     for n in 0.. {
@@ -144,6 +159,7 @@ fn names_fill_the_device_and_go_again() {
                 c.unlink(ROOT, &format!("data{round}-{n}")).await.expect("unlink");
             }
             // The database shrinks, too, once nothing is asked for a while.
+            until_tidied(&c).await;
             until_used(&c, bound).await;
             assert!(made > 100, "{made} files in round {round}");
         }
