@@ -66,7 +66,7 @@ pub(super) struct Fake {
     connection: Cell<u64>,
     ready: Cell<bool>,
     /// The next session has another identity.
-    fresh: Cell<bool>,
+    pub(super) fresh: Cell<bool>,
     /// The server can be reached.
     pub(super) up: Cell<bool>,
     pub(super) model: RefCell<Model>,

@@ -213,3 +213,27 @@ fn leases_are_settled_before_reclaiming_is_done() {
     fake.run(crate::rpc::Rpc::sleep(&*fake, Duration::from_secs(1)));
     assert_eq!((client.stats().leases, fake.waiting()), (1, vec![]), "what was not given back is not cached");
 }
+
+/// A lease that went back on a new connection, before the session was opened there, met a server that did not know the session
+/// yet: the client gave a good session up, and what was under way got EIO.
+#[test]
+fn a_return_that_comes_before_the_opening_does_not_end_the_session() {
+    let (fake, client, _) = opened(b"abc", false);
+    client.set_invalidator(Rc::new(Quiet));
+    fake.model.borrow_mut().add(Ino(6), FileKind::Regular, b"");
+    fake.run(client.getattr(&Ctx::default(), Ino(6))).expect("attr");
+    fake.model.borrow_mut().held_back.insert(Opcode::OpenSession);
+    fake.cut();
+    fake.settle();
+    assert_eq!(fake.waiting(), [Opcode::OpenSession]);
+    fake.model.borrow_mut().refuse.insert(Opcode::LeaseReturn, [Status::UnknownSession].into());
+    client.forget(Ino(6), 1);
+    fake.run(crate::rpc::Rpc::sleep(&*fake, Duration::from_secs(2)));
+    assert!(!fake.fresh.get(), "no other session is asked for");
+    fake.model.borrow_mut().phases.push_back(Ok(SessionPhase::Resumed));
+    fake.model.borrow_mut().held_back.clear();
+    fake.serve();
+    fake.run(crate::rpc::Rpc::sleep(&*fake, Duration::from_secs(2)));
+    assert!(fake.model.borrow().refuse[&Opcode::LeaseReturn].is_empty(), "it was refused once");
+    assert_eq!(fake.model.borrow().held.keys().copied().collect::<Vec<_>>(), [Ino(5)], "it went back");
+}
